@@ -1,0 +1,1 @@
+//! Pure allocators of cluster addresses, node ports and pod ranges.
