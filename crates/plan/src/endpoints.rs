@@ -1,0 +1,195 @@
+//! Which endpoints of a Service port take connections on this node.
+//!
+//! Follows kube-proxy of Kubernetes 1.36: endpoints are joined by port name and protocol, ready ones
+//! go first, terminating ones serve when there are no others, topology hints apply to the cluster
+//! set when every ready endpoint carries them (KEP-2433, KEP-4444), and never to the local set.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use model::object::{Endpoint, ServicePort};
+use model::{Family, ObjectName, World};
+
+use crate::frontend::{Backend, LeftOutReason};
+use crate::node::NodeFacts;
+
+/// An endpoint of one Service port, before any policy.
+#[derive(Debug, Clone)]
+pub struct Candidate<'w> {
+    /// Where connections would be sent.
+    pub address: SocketAddr,
+    /// It runs on this node.
+    pub local: bool,
+    endpoint: &'w Endpoint,
+}
+
+impl Candidate<'_> {
+    fn is_ready(&self) -> bool {
+        self.endpoint.conditions.ready
+    }
+
+    fn is_serving_terminating(&self) -> bool {
+        self.endpoint.conditions.serving && self.endpoint.conditions.terminating
+    }
+
+    /// It answers, whether or not it takes new connections.
+    pub fn is_serving(&self) -> bool {
+        self.endpoint.conditions.serving
+    }
+
+    /// It is ready for new connections and on this node.
+    pub fn is_ready_here(&self) -> bool {
+        self.local && self.is_ready()
+    }
+
+    fn backend(&self) -> Backend {
+        Backend { address: self.address, local: self.local }
+    }
+}
+
+/// The endpoints of a port in a family: the union over all slices, ordered by address. Of two
+/// entries with the same address the one that is not terminating counts: pod addresses are reused
+/// while the old pod's object still exists.
+pub fn candidates<'w>(
+    world: &'w World,
+    node: &NodeFacts,
+    service: &ObjectName,
+    port: &ServicePort,
+    family: Family,
+) -> Vec<Candidate<'w>> {
+    let mut by_address: BTreeMap<SocketAddr, Candidate<'w>> = BTreeMap::new();
+    let slices = world.slices(service).filter(|s| s.is_of(family) && !s.is_headless());
+    for slice in slices {
+        let numbers =
+            slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for number in numbers {
+            for endpoint in &slice.endpoints {
+                if Family::of(endpoint.address) != family {
+                    continue;
+                }
+                let address = SocketAddr::new(endpoint.address, number.port.get());
+                let local = endpoint.node_name.as_ref() == Some(&node.settings.node_name);
+                let replaces = by_address.get(&address).is_none_or(|held| {
+                    held.endpoint.conditions.terminating && !endpoint.conditions.terminating
+                });
+                if replaces {
+                    by_address.insert(address, Candidate { address, local, endpoint });
+                }
+            }
+        }
+    }
+    by_address.into_values().collect()
+}
+
+/// What the policies of a Service ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Some traffic may go to any endpoint of the cluster.
+    pub cluster: bool,
+    /// Some traffic may only go to endpoints of this node.
+    pub local: bool,
+}
+
+/// The endpoints that take connections, by scope.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Eligible {
+    /// For traffic that may go anywhere; empty if not wanted.
+    pub cluster: Vec<Backend>,
+    /// For traffic that must stay on this node; empty if not wanted.
+    pub local: Vec<Backend>,
+    /// Whether any endpoint anywhere could take a connection: decides between reject and drop.
+    pub has_endpoints: bool,
+    /// Endpoints in neither set, and why.
+    pub left_out: Vec<(SocketAddr, LeftOutReason)>,
+}
+
+/// Chooses the endpoints that take connections on this node.
+pub fn eligible(candidates: &[Candidate<'_>], node: &NodeFacts, wanted: Wanted) -> Eligible {
+    let mut result = Eligible::default();
+    let topology = Topology::of(candidates, node);
+    if wanted.cluster {
+        result.cluster = first_non_empty([
+            members(candidates, |c| c.is_ready() && topology.allows(c, node)),
+            members(candidates, |c| c.is_serving_terminating()),
+        ]);
+    }
+    if wanted.local {
+        result.local = first_non_empty([
+            members(candidates, |c| c.local && c.is_ready()),
+            members(candidates, |c| c.local && c.is_serving_terminating()),
+        ]);
+    }
+    result.has_endpoints = !result.cluster.is_empty()
+        || (wanted.local && candidates.iter().any(|c| c.is_ready() || c.is_serving_terminating()));
+    for candidate in candidates {
+        let backend = candidate.backend();
+        if result.cluster.contains(&backend) || result.local.contains(&backend) {
+            continue;
+        }
+        let reason = if candidate.is_ready() {
+            match topology {
+                _ if !wanted.cluster => LeftOutReason::NotLocal,
+                Topology::SameNode => LeftOutReason::OtherNode,
+                Topology::SameZone | Topology::Anywhere => LeftOutReason::OtherZone,
+            }
+        } else if candidate.is_serving_terminating() {
+            LeftOutReason::Terminating
+        } else {
+            LeftOutReason::NotReady
+        };
+        result.left_out.push((candidate.address, reason));
+    }
+    result
+}
+
+/// How far traffic may go according to the hints of the ready endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    SameNode,
+    SameZone,
+    Anywhere,
+}
+
+impl Topology {
+    /// One ready endpoint without a hint of a kind disables that kind; so does a set of hints that
+    /// leaves nothing for this node.
+    fn of(candidates: &[Candidate<'_>], node: &NodeFacts) -> Self {
+        let hinted = |hints: fn(&Endpoint) -> &[Arc<str>], here: Option<&Arc<str>>| {
+            let Some(here) = here else { return false };
+            let mut any_here = false;
+            for candidate in candidates.iter().filter(|c| c.is_ready()) {
+                let names = hints(candidate.endpoint);
+                if names.is_empty() {
+                    return false;
+                }
+                any_here |= names.contains(here);
+            }
+            any_here
+        };
+        if hinted(|e| &e.hints.for_nodes, Some(&node.settings.node_name)) {
+            Topology::SameNode
+        } else if hinted(|e| &e.hints.for_zones, node.zone.as_ref()) {
+            Topology::SameZone
+        } else {
+            Topology::Anywhere
+        }
+    }
+
+    fn allows(self, candidate: &Candidate<'_>, node: &NodeFacts) -> bool {
+        let hints = &candidate.endpoint.hints;
+        match self {
+            Topology::SameNode => hints.for_nodes.contains(&node.settings.node_name),
+            Topology::SameZone => node.zone.as_ref().is_some_and(|z| hints.for_zones.contains(z)),
+            Topology::Anywhere => true,
+        }
+    }
+}
+
+fn members(candidates: &[Candidate<'_>], keep: impl Fn(&Candidate<'_>) -> bool) -> Vec<Backend> {
+    candidates.iter().filter(|c| keep(c)).map(Candidate::backend).collect()
+}
+
+fn first_non_empty<const N: usize>(choices: [Vec<Backend>; N]) -> Vec<Backend> {
+    choices.into_iter().find(|choice| !choice.is_empty()).unwrap_or_default()
+}
