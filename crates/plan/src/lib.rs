@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`frontend`] for the shape, then [`service`] for how it comes about.
 
+mod claims;
 pub mod endpoints;
 pub mod frontend;
 pub mod node;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::claims::Claims;
 use crate::frontend::{Frontend, FrontendKey, Group, GroupId};
 use crate::node::NodeFacts;
 
@@ -18,14 +19,10 @@ pub struct NodePlan {
     pub service_ranges: Vec<IpNet>,
     /// Groups as planned.
     planned: BTreeMap<GroupId, Arc<Group>>,
-    /// Groups that lost frontends to others, without those.
+    /// Groups that lost something to others, without it.
     reduced: HashMap<GroupId, Arc<Group>>,
-    /// The group that each frontend belongs to.
-    owners: HashMap<FrontendKey, GroupId>,
-    /// Frontends claimed by several groups, with all claimants: the first by name owns it.
-    contested: BTreeMap<FrontendKey, BTreeSet<GroupId>>,
-    /// The group that each virtual address belongs to.
-    cluster_ips: HashMap<IpAddr, GroupId>,
+    frontends: Claims<FrontendKey>,
+    cluster_ips: Claims<IpAddr>,
 }
 
 impl NodePlan {
@@ -36,9 +33,8 @@ impl NodePlan {
             service_ranges,
             planned: BTreeMap::new(),
             reduced: HashMap::new(),
-            owners: HashMap::new(),
-            contested: BTreeMap::new(),
-            cluster_ips: HashMap::new(),
+            frontends: Claims::new(),
+            cluster_ips: Claims::new(),
         }
     }
 
@@ -50,27 +46,23 @@ impl NodePlan {
             return BTreeSet::new();
         }
         let mut changed = BTreeSet::from([id.clone()]);
-        for key in old.iter().flat_map(|old| old.frontends.iter().map(|f| f.key)) {
-            self.disclaim(key, id, &mut changed);
+        if let Some(old) = &old {
+            for frontend in &old.frontends {
+                self.frontends.disclaim(frontend.key, id, &mut changed);
+            }
+            for ip in &old.cluster_ips {
+                self.cluster_ips.disclaim(*ip, id, &mut changed);
+            }
+            self.planned.remove(id);
         }
-        for ip in old.iter().flat_map(|old| &old.cluster_ips) {
-            if self.cluster_ips.get(ip) == Some(id) {
-                self.cluster_ips.remove(ip);
+        if let Some(group) = group {
+            for frontend in &group.frontends {
+                self.frontends.claim(frontend.key, id, &mut changed);
             }
-        }
-        match group {
-            Some(group) => {
-                for frontend in &group.frontends {
-                    self.claim(frontend.key, id, &mut changed);
-                }
-                for ip in &group.cluster_ips {
-                    self.cluster_ips.insert(*ip, id.clone());
-                }
-                self.planned.insert(id.clone(), Arc::new(group));
+            for ip in &group.cluster_ips {
+                self.cluster_ips.claim(*ip, id, &mut changed);
             }
-            None => {
-                self.planned.remove(id);
-            }
+            self.planned.insert(id.clone(), Arc::new(group));
         }
         for id in &changed {
             self.reduce(id);
@@ -78,12 +70,12 @@ impl NodePlan {
         changed
     }
 
-    /// A group with the frontends it owns.
+    /// A group with the frontends and addresses it owns.
     pub fn group(&self, id: &str) -> Option<&Arc<Group>> {
         self.reduced.get(id).or_else(|| self.planned.get(id))
     }
 
-    /// All groups in the order of their ids, each with the frontends it owns.
+    /// All groups in the order of their ids, each with the frontends and addresses it owns.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.planned.iter().map(|(id, group)| self.reduced.get(id).unwrap_or(group))
     }
@@ -100,64 +92,30 @@ impl NodePlan {
 
     /// The frontend at `key`, with its group.
     pub fn frontend(&self, key: &FrontendKey) -> Option<(&Arc<Group>, &Frontend)> {
-        let group = self.planned.get(self.owners.get(key)?)?;
+        let group = self.planned.get(self.frontends.owner(key)?)?;
         Some((group, group.frontends.iter().find(|f| f.key == *key)?))
     }
 
     /// The group whose virtual address this is.
     pub fn cluster_ip_owner(&self, ip: IpAddr) -> Option<&GroupId> {
-        self.cluster_ips.get(&ip)
+        self.cluster_ips.owner(&ip)
     }
 
     /// Frontends that several groups claim, with the claimants; the first one owns it.
     pub fn contested(&self) -> &BTreeMap<FrontendKey, BTreeSet<GroupId>> {
-        &self.contested
+        self.frontends.contested()
     }
 
-    fn claim(&mut self, key: FrontendKey, id: &GroupId, changed: &mut BTreeSet<GroupId>) {
-        match self.owners.get(&key) {
-            None => {
-                self.owners.insert(key, id.clone());
-            }
-            Some(owner) if owner == id => {}
-            Some(owner) => {
-                let owner = owner.clone();
-                let claimants = self.contested.entry(key).or_default();
-                claimants.extend([owner.clone(), id.clone()]);
-                if *id < owner {
-                    self.owners.insert(key, id.clone());
-                    changed.insert(owner);
-                }
-            }
-        }
-    }
-
-    fn disclaim(&mut self, key: FrontendKey, id: &GroupId, changed: &mut BTreeSet<GroupId>) {
-        let Some(claimants) = self.contested.get_mut(&key) else {
-            self.owners.remove(&key);
-            return;
-        };
-        claimants.remove(id);
-        let heir = claimants.first().cloned();
-        if claimants.len() < 2 {
-            self.contested.remove(&key);
-        }
-        if self.owners.get(&key) == Some(id)
-            && let Some(heir) = heir
-        {
-            changed.insert(heir.clone());
-            self.owners.insert(key, heir);
-        }
-    }
-
-    /// Recomputes which frontends `id` has lost.
+    /// Recomputes what `id` has lost to others.
     fn reduce(&mut self, id: &GroupId) {
         self.reduced.remove(id);
         let Some(group) = self.planned.get(id) else { return };
-        let owned = |frontend: &Frontend| self.owners.get(&frontend.key) == Some(id);
-        if !group.frontends.iter().all(owned) {
+        let owns_frontend = |f: &Frontend| self.frontends.owner(&f.key) == Some(id);
+        let owns_ip = |ip: &IpAddr| self.cluster_ips.owner(ip) == Some(id);
+        if !(group.frontends.iter().all(owns_frontend) && group.cluster_ips.iter().all(owns_ip)) {
             let mut reduced = Group::clone(group);
-            reduced.frontends.retain(owned);
+            reduced.frontends.retain(owns_frontend);
+            reduced.cluster_ips.retain(owns_ip);
             self.reduced.insert(id.clone(), Arc::new(reduced));
         }
     }
