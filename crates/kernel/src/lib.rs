@@ -1,0 +1,10 @@
+//! The Linux kernel interfaces Portolan uses: netlink (route, nf_tables, conntrack), namespaces,
+//! sysctls, mounts, cgroups and processes in namespaces.
+//!
+//! The only crate with `unsafe`. It knows the kernel's terms and nothing of Kubernetes.
+#![allow(unsafe_code, reason = "system calls that no safe wrapper covers live here and nowhere else")]
+
+pub mod error;
+pub mod netlink;
+
+pub use error::{Error, Result};
