@@ -1,0 +1,40 @@
+//! What a data plane has to be able to do.
+
+use std::sync::Arc;
+
+use plan::{Group, GroupId, NodePlan};
+
+use crate::Result;
+
+/// A part of a plan that is to be programmed.
+#[derive(Debug, Clone)]
+pub struct Delta<'p> {
+    /// The plan that the node's own facts and the service ranges are taken from, if they changed.
+    pub node: Option<&'p NodePlan>,
+    /// Groups to replace; `None` removes one.
+    pub groups: Vec<(GroupId, Option<Arc<Group>>)>,
+}
+
+/// One kernel interface that carries plans.
+///
+/// Every call is one transaction: it happens as a whole or not at all, and there is no moment at
+/// which a group that is not part of it is not programmed.
+pub trait Backend: Send {
+    /// Name, as users choose it.
+    fn name(&self) -> &'static str;
+
+    /// Reads what the kernel holds and makes it equal to the groups of `whole`, whatever stood
+    /// there before. What is equal already is not touched. `whole.node` must be given.
+    ///
+    /// Answers the number of operations.
+    fn restore(&mut self, whole: &Delta<'_>) -> Result<usize>;
+
+    /// Programs a change on top of the last successful call; `restore` must have been the first.
+    /// After a failure only `restore` may follow.
+    ///
+    /// Answers the number of operations.
+    fn update(&mut self, change: &Delta<'_>) -> Result<usize>;
+
+    /// Removes everything this backend ever programs. Succeeds if there is nothing.
+    fn cleanup(&mut self) -> Result<()>;
+}

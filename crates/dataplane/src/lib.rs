@@ -1,0 +1,17 @@
+//! Data planes: making the kernel do what a [`plan::NodePlan`] says.
+//!
+//! This crate sees frontends, endpoint sets and ranges, every policy already decided. It can't name
+//! a Service or a pod. A backend prints a plan for one kernel interface; the [`sync`] loop, written
+//! once for all of them, owns when: coalescing, retry, quarantine, repair and status.
+//!
+//! Start reading at [`backend`] for what a backend is, then [`nftables::layout`] for how ours works.
+
+pub mod backend;
+mod error;
+pub mod fake;
+pub mod nftables;
+pub mod sync;
+
+pub use backend::{Backend, Delta};
+pub use error::{Error, Result};
+pub use sync::{Status, Sync, Update};

@@ -1,0 +1,333 @@
+//! The shape of our table: which sets and maps there are, and what their elements mean.
+//!
+//! There is no chain and no rule for a frontend, only elements: rules and chains are few, and the
+//! kernel's cost of a change does not grow with what is there. A connection's way through the table:
+//!
+//! 1. `frontends` (address . protocol . port) or `node-ports` (protocol . port) answers an
+//!    [`Entry`]: how many backends there are, which endpoint set, and how to treat the source.
+//!    Before either, connections from outside look in `outside-frontends` or `outside-node-ports`,
+//!    which hold only those frontends that treat outside connections by themselves.
+//! 2. The entry's [`Entry::dispatch`] leads to a chain for that number of backends, because the
+//!    modulus of nftables' random number generator is a constant of the rule.
+//! 3. `endpoints` (set . index) answers address and port to rewrite the destination to.
+//!
+//! Nothing here knows netlink; keys and data are the bytes that the kernel compares.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use plan::{FrontendKey, PortId, Scope, SetId};
+
+/// The sets and maps of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetName {
+    /// Map: address . protocol . port -> entry.
+    Frontends,
+    /// Map: protocol . port -> entry, for the node's own addresses.
+    NodePorts,
+    /// As `Frontends`, for connections from outside, where they are treated by themselves.
+    OutsideFrontends,
+    /// As `NodePorts`, for connections from outside, where they are treated by themselves.
+    OutsideNodePorts,
+    /// Map: set . index -> address . port.
+    Endpoints,
+    /// Set: set . address . port; members of endpoint sets, for affinity.
+    Members,
+    /// Set: virtual addresses in use.
+    ClusterIps,
+    /// Set: address . protocol . port of frontends that only some sources may use.
+    Guarded,
+    /// Set: address . protocol . port . source range.
+    AllowedSources,
+    /// Set: address . address; a backend on this node talking to itself.
+    Hairpins,
+    /// Set: ranges of virtual addresses.
+    ServiceRanges,
+    /// Set: ranges that pods have their addresses from.
+    PodRanges,
+    /// Set: the node's addresses (or ranges of them) that accept node ports.
+    NodeAddresses,
+}
+
+impl SetName {
+    /// All of them.
+    pub const ALL: [SetName; 13] = [
+        SetName::Frontends,
+        SetName::NodePorts,
+        SetName::OutsideFrontends,
+        SetName::OutsideNodePorts,
+        SetName::Endpoints,
+        SetName::Members,
+        SetName::ClusterIps,
+        SetName::Guarded,
+        SetName::AllowedSources,
+        SetName::Hairpins,
+        SetName::ServiceRanges,
+        SetName::PodRanges,
+        SetName::NodeAddresses,
+    ];
+
+    /// The name in the kernel.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SetName::Frontends => "frontends",
+            SetName::NodePorts => "node-ports",
+            SetName::OutsideFrontends => "outside-frontends",
+            SetName::OutsideNodePorts => "outside-node-ports",
+            SetName::Endpoints => "endpoints",
+            SetName::Members => "members",
+            SetName::ClusterIps => "cluster-ips",
+            SetName::Guarded => "guarded",
+            SetName::AllowedSources => "allowed-sources",
+            SetName::Hairpins => "hairpins",
+            SetName::ServiceRanges => "service-ranges",
+            SetName::PodRanges => "pod-ranges",
+            SetName::NodeAddresses => "node-addresses",
+        }
+    }
+}
+
+/// One element of a set or map, as bytes. Every field of a key or of data is padded to 4 bytes, as
+/// nftables' registers are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element {
+    /// The set it belongs to.
+    pub set: SetName,
+    /// Key; of an interval, its first value.
+    pub key: Box<[u8]>,
+    /// Last value of an interval, inclusive; `None` for a plain key.
+    pub key_end: Option<Box<[u8]>>,
+    /// Data, empty for sets.
+    pub data: Box<[u8]>,
+}
+
+/// What a frontend's element says: 16 bytes, one register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// Which chain chooses a backend; [`Dispatch::NONE`] if there is nothing to choose.
+    pub dispatch: Dispatch,
+    /// Combination of the `flag` constants.
+    pub flags: u32,
+    /// The endpoint set, 0 if none.
+    pub set: u64,
+}
+
+/// Bits of [`Entry::flags`].
+pub mod flag {
+    /// Refuse with ICMP port unreachable.
+    pub const REJECT: u32 = 1;
+    /// Let vanish.
+    pub const DROP: u32 = 2;
+    /// Both outcomes that end a connection here.
+    pub const REFUSED: u32 = REJECT | DROP;
+    /// Masquerade connections from pods.
+    pub const MASQUERADE_POD: u32 = 4;
+    /// Masquerade connections from this node.
+    pub const MASQUERADE_NODE: u32 = 8;
+    /// Masquerade connections from outside.
+    pub const MASQUERADE_OUTSIDE: u32 = 16;
+}
+
+/// Number of backends to choose from and affinity timeout: selects the chain that chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dispatch {
+    /// Number of backends, 0 for none.
+    pub backends: u32,
+    /// Affinity timeout in seconds, 0 for no affinity.
+    pub affinity: u32,
+}
+
+impl Dispatch {
+    /// Nothing to choose from.
+    pub const NONE: Dispatch = Dispatch { backends: 0, affinity: 0 };
+
+    /// Most backends of a set that are used: 15 bits. The API's affinity timeout (at most a day)
+    /// takes the other 17.
+    pub const MAX_BACKENDS: u32 = (1 << 15) - 1;
+
+    /// As the value that the kernel compares.
+    pub fn to_bytes(self) -> [u8; 4] {
+        (self.affinity << 15 | self.backends).to_ne_bytes()
+    }
+
+    /// Back from [`Dispatch::to_bytes`].
+    pub fn from_bytes(bytes: [u8; 4]) -> Self {
+        let value = u32::from_ne_bytes(bytes);
+        Self { backends: value & Self::MAX_BACKENDS, affinity: value >> 15 }
+    }
+}
+
+impl Entry {
+    /// As the data of an element.
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&self.dispatch.to_bytes());
+        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
+        bytes[8..].copy_from_slice(&self.set.to_ne_bytes());
+        bytes
+    }
+
+    /// Back from [`Entry::to_bytes`]; `None` if the length is wrong.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 16] = bytes.try_into().ok()?;
+        let (dispatch, rest) = bytes.split_first_chunk::<4>()?;
+        let (flags, set) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            dispatch: Dispatch::from_bytes(*dispatch),
+            flags: u32::from_ne_bytes(*flags),
+            set: u64::from_ne_bytes(set.try_into().ok()?),
+        })
+    }
+}
+
+/// The lowest bit of a set's number tells its scope, so that the sets of a port share the rest, and
+/// with it the port's affinity.
+pub const SCOPE_BIT: u64 = 1;
+
+/// The number of an endpoint set.
+///
+/// It is a 64-bit hash of the set's identity: the same in every process, so that a restart finds the
+/// kernel's content equal to its own rendering, with nothing to remember. Two of 100,000 sets share
+/// a number by chance about once in 10^9 clusters.
+pub fn set_number(id: &SetId) -> u64 {
+    let scope = match id.scope {
+        Scope::Cluster => 0,
+        Scope::Local => SCOPE_BIT,
+    };
+    (port_number(&id.port) & !SCOPE_BIT) | scope
+}
+
+/// FNV-1a, 64 bits, with a final mix (that of MurmurHash3) so that all bits depend on all input.
+fn port_number(port: &PortId) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut feed = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    feed(port.group.as_bytes());
+    // No name contains a byte 0, so no two identities feed the same bytes.
+    feed(&[0]);
+    feed(port.name.as_bytes());
+    feed(&[0, port.protocol.number()]);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+/// Concatenates fields, each padded with zeros to a multiple of 4 bytes.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<u8>);
+
+impl Fields {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(24))
+    }
+
+    /// Adds bytes.
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    /// Adds an address, in network order.
+    pub fn ip(self, ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => self.bytes(&ip.octets()),
+            IpAddr::V6(ip) => self.bytes(&ip.octets()),
+        }
+    }
+
+    /// Adds a port, in network order.
+    pub fn port(self, port: u16) -> Self {
+        self.bytes(&port.to_be_bytes())
+    }
+
+    /// Adds an address and its port.
+    pub fn socket(self, address: SocketAddr) -> Self {
+        self.ip(address.ip()).port(address.port())
+    }
+
+    /// Adds protocol and port of a frontend.
+    pub fn protocol_port(self, key: &FrontendKey) -> Self {
+        self.bytes(&[key.protocol.number()]).port(key.port.get())
+    }
+
+    /// The bytes.
+    pub fn finish(self) -> Box<[u8]> {
+        self.0.into_boxed_slice()
+    }
+}
+
+/// An element that stands for all addresses of a range.
+pub fn range_element(set: SetName, range: &IpNet) -> Element {
+    Element {
+        set,
+        key: Fields::new().ip(range.network()).finish(),
+        key_end: Some(Fields::new().ip(last_address(range)).finish()),
+        data: Box::default(),
+    }
+}
+
+/// The last address of a range: of IPv4, the broadcast address.
+pub fn last_address(range: &IpNet) -> IpAddr {
+    range.broadcast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use model::{Family, Protocol};
+
+    use super::*;
+
+    fn id(group: &str, name: &str, scope: Scope) -> SetId {
+        let port = PortId {
+            group: group.into(),
+            name: name.into(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        SetId { port, scope }
+    }
+
+    #[test]
+    fn entries_survive_their_bytes() {
+        let dispatch = Dispatch { backends: Dispatch::MAX_BACKENDS, affinity: 86_400 };
+        let entry = Entry { dispatch, flags: flag::DROP, set: u64::MAX - 5 };
+        assert_eq!(Entry::from_bytes(&entry.to_bytes()), Some(entry));
+        assert_eq!(Entry::from_bytes(&[0; 15]), None);
+    }
+
+    #[test]
+    fn the_sets_of_a_port_differ_in_the_scope_bit_only() {
+        let cluster = set_number(&id("a/b", "c", Scope::Cluster));
+        let local = set_number(&id("a/b", "c", Scope::Local));
+        assert_eq!(cluster ^ local, SCOPE_BIT);
+    }
+
+    #[test]
+    fn names_do_not_run_into_each_other_and_numbers_do_not_repeat() {
+        assert_ne!(
+            set_number(&id("a/b", "c", Scope::Cluster)),
+            set_number(&id("a/bc", "", Scope::Cluster))
+        );
+        let numbers: HashSet<u64> = (0..100_000)
+            .map(|i| {
+                set_number(&id(&format!("ns-{}/service-{i}", i % 100), "http", Scope::Cluster))
+            })
+            .collect();
+        assert_eq!(numbers.len(), 100_000);
+    }
+
+    #[test]
+    fn fields_are_padded_to_registers() {
+        let key = Fields::new().ip("10.0.0.1".parse().unwrap()).bytes(&[6]).port(80).finish();
+        assert_eq!(*key, [10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0]);
+    }
+}

@@ -1,0 +1,241 @@
+//! The loop that keeps the kernel equal to the plan, the same for every backend.
+//!
+//! It runs on a thread of its own, because talking to the kernel blocks, and takes [`Update`]s from
+//! a channel. Whatever has arrived while the last transaction ran goes into the next one. A failed
+//! transaction is followed by a full restore; a group that the kernel refuses is left out until its
+//! plan changes, so that it can't keep the others waiting.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use plan::{Group, GroupId, NodeFacts, NodePlan};
+use tokio::sync::watch;
+
+use crate::backend::{Backend, Delta};
+use crate::error::Error;
+
+/// Shortest and longest pause before a failed transaction is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// Something that changes what is to be programmed.
+#[derive(Debug)]
+pub enum Update {
+    /// A group was planned anew; `None` removes it.
+    Group(GroupId, Option<Group>),
+    /// The node itself or the service ranges changed.
+    Node(NodeFacts, Vec<ipnet::IpNet>),
+    /// Somebody else changed what is ours in the kernel; the text says who, as far as known.
+    Tampered(String),
+}
+
+/// How far the kernel is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Number of transactions that succeeded; 0 means that nothing is programmed yet.
+    pub generation: u64,
+    /// When the last one succeeded.
+    pub programmed_at: Option<Instant>,
+    /// Since when something is waiting to be programmed.
+    pub pending_since: Option<Instant>,
+    /// Groups that the kernel refuses, with its reason.
+    pub quarantined: BTreeMap<GroupId, String>,
+    /// The last failure, if nothing succeeded since.
+    pub failure: Option<String>,
+    /// How often tampering was repaired.
+    pub repairs: u64,
+}
+
+/// The running loop. Dropping it ends the loop and leaves the kernel as it is.
+#[derive(Debug)]
+pub struct Sync {
+    updates: Option<mpsc::Sender<Update>>,
+    status: watch::Receiver<Status>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Sync {
+    /// Starts the loop with a plan to restore. The thread inherits the namespaces of the calling
+    /// thread.
+    pub fn start(backend: Box<dyn Backend>, plan: NodePlan) -> std::io::Result<Self> {
+        let (updates, incoming) = mpsc::channel();
+        let (report, status) = watch::channel(Status::default());
+        let run = move || Loop::new(backend, plan, report).run(&incoming);
+        let thread = thread::Builder::new().name("sync".into()).spawn(run)?;
+        Ok(Self { updates: Some(updates), status, thread: Some(thread) })
+    }
+
+    /// Hands in an update. It is programmed as soon as the running transaction is through.
+    pub fn update(&self, update: Update) {
+        if let Some(updates) = &self.updates {
+            // The loop ends only when this sender is gone.
+            let _ = updates.send(update);
+        }
+    }
+
+    /// A sender of updates for other threads.
+    pub fn updates(&self) -> Option<mpsc::Sender<Update>> {
+        self.updates.clone()
+    }
+
+    /// The status, now and as it changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
+
+impl Drop for Sync {
+    fn drop(&mut self) {
+        self.updates = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the loop has been printed by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What is known to be different between plan and kernel.
+#[derive(Debug, Default)]
+struct Pending {
+    groups: BTreeSet<GroupId>,
+    node: bool,
+    everything: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.groups.is_empty() && !self.node && !self.everything
+    }
+}
+
+struct Loop {
+    backend: Box<dyn Backend>,
+    plan: NodePlan,
+    pending: Pending,
+    tampered: bool,
+    retry_in: Duration,
+    status: Status,
+    report: watch::Sender<Status>,
+}
+
+impl Loop {
+    fn new(backend: Box<dyn Backend>, plan: NodePlan, report: watch::Sender<Status>) -> Self {
+        let pending = Pending { everything: true, ..Pending::default() };
+        let status = Status { pending_since: Some(Instant::now()), ..Status::default() };
+        let retry_in = RETRY.0;
+        Self { backend, plan, pending, tampered: false, retry_in, status, report }
+    }
+
+    /// Runs until all senders are gone and what they sent is programmed or has failed once.
+    fn run(mut self, updates: &mpsc::Receiver<Update>) {
+        loop {
+            let succeeded = self.pending.is_empty() || self.program();
+            self.report.send_replace(self.status.clone());
+            if self.pending.is_empty() {
+                match updates.recv() {
+                    Ok(update) => self.take(update),
+                    Err(mpsc::RecvError) => return,
+                }
+            } else if !succeeded {
+                match updates.recv_timeout(self.retry_in) {
+                    Ok(update) => self.take(update),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+                self.retry_in = (self.retry_in * 2).min(RETRY.1);
+            }
+            while let Ok(update) = updates.try_recv() {
+                self.take(update);
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Group(id, group) => {
+                let changed = self.plan.replace(&id, group);
+                for id in &changed {
+                    self.status.quarantined.remove(id);
+                }
+                self.pending.groups.extend(changed);
+            }
+            Update::Node(node, service_ranges) => {
+                if self.plan.node != node || self.plan.service_ranges != service_ranges {
+                    self.plan.node = node;
+                    self.plan.service_ranges = service_ranges;
+                    self.pending.node = true;
+                }
+            }
+            Update::Tampered(who) => {
+                tracing::warn!(backend = self.backend.name(), by = %who, "rules were changed by another program, restoring them");
+                self.tampered = true;
+                self.pending.everything = true;
+            }
+        }
+        if !self.pending.is_empty() {
+            self.status.pending_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Programs what is pending. Answers whether it succeeded.
+    fn program(&mut self) -> bool {
+        let span = tracing::debug_span!("apply", generation = self.status.generation + 1);
+        let _entered = span.enter();
+        let start = Instant::now();
+        let result = if self.pending.everything {
+            let groups = self.plan.groups().map(|group| group.id.clone());
+            let groups = groups.filter(|id| !self.status.quarantined.contains_key(id)).collect();
+            self.backend.restore(&delta(&self.plan, true, groups, &self.status.quarantined))
+        } else {
+            let groups = self.pending.groups.iter().cloned().collect();
+            let node = self.pending.node;
+            self.backend.update(&delta(&self.plan, node, groups, &self.status.quarantined))
+        };
+        match result {
+            Ok(operations) => {
+                tracing::debug!(operations, took = ?start.elapsed(), "programmed");
+                self.status.generation += 1;
+                self.status.programmed_at = Some(Instant::now());
+                self.status.pending_since = None;
+                self.status.failure = None;
+                self.status.repairs += u64::from(std::mem::take(&mut self.tampered));
+                self.pending = Pending::default();
+                self.retry_in = RETRY.0;
+                true
+            }
+            Err(error) => {
+                self.pending.everything = true;
+                self.status.failure = Some(error.to_string());
+                match error {
+                    Error::Refused(groups) if !groups.is_empty() => {
+                        for (id, reason) in groups {
+                            tracing::warn!(group = %id, %reason, "left out: the kernel refuses it");
+                            self.status.quarantined.insert(id, reason);
+                        }
+                        // The rest must not wait.
+                        self.retry_in = Duration::ZERO;
+                    }
+                    error => {
+                        tracing::error!(%error, retry_in = ?self.retry_in, "not programmed");
+                        self.retry_in = self.retry_in.max(RETRY.0);
+                    }
+                }
+                false
+            }
+        }
+    }
+}
+
+fn delta<'p>(
+    plan: &'p NodePlan,
+    node: bool,
+    groups: Vec<GroupId>,
+    quarantined: &BTreeMap<GroupId, String>,
+) -> Delta<'p> {
+    let group = |id: GroupId| {
+        let group = plan.group(&id).filter(|_| !quarantined.contains_key(&id)).cloned();
+        (id, group)
+    };
+    Delta { node: node.then_some(plan), groups: groups.into_iter().map(group).collect() }
+}

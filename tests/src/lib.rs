@@ -1,0 +1,30 @@
+//! Harness of the end-to-end tests: a lab run by the shipped binary, and what a user would type.
+//!
+//! Tests see Portolan from outside only: its command line, the real kubectl, and packets. Every
+//! wait is bounded, and a lab that a test made is taken down however the test ends.
+
+mod lab;
+mod run;
+
+pub use lab::Lab;
+pub use run::{Output, kubectl_path, portolan_path, run};
+
+use std::time::{Duration, Instant};
+
+/// Polls `condition` until it answers `Ok`, and panics with its last answer after `limit`.
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<T, String>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(last) if start.elapsed() > limit => {
+                panic!("{what}: not within {limit:?}; last seen: {last}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
