@@ -4,7 +4,15 @@
 //! The only crate with `unsafe`. It knows the kernel's terms and nothing of Kubernetes.
 #![allow(unsafe_code, reason = "system calls that no safe wrapper covers live here and nowhere else")]
 
+pub mod conntrack;
+pub mod cgroup;
 pub mod error;
+pub mod mount;
 pub mod netlink;
+pub mod netns;
+pub mod process;
+pub mod route;
+pub mod sysctl;
+pub mod nftables;
 
 pub use error::{Error, Result};

@@ -81,6 +81,12 @@ impl Socket {
             .map_err(|errno| Error::os(format!("join netlink group {group}"), errno))
     }
 
+    /// Bounds what the kernel queues for this socket, in bytes: for subscribers.
+    pub fn limit_receive_buffer(&self, bytes: usize) -> Result<()> {
+        setsockopt(&self.fd, sockopt::RcvBufForce, &bytes)
+            .map_err(|errno| Error::os("bound the receive buffer of a netlink socket", errno))
+    }
+
     /// Sends a request and waits for the kernel's verdict. `operation` names it in errors; `REQUEST`
     /// and `ACK` are added to `flags`.
     pub fn request(

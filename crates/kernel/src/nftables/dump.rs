@@ -1,0 +1,163 @@
+//! Reading what the packet filter holds.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::object::{BaseChain, Element, Rule};
+use super::{Family, Name, Table, header, message_type, uapi};
+use crate::netlink::{Attribute, Encoder, Message, Socket, attributes};
+use crate::{Error, Result};
+
+/// How often a list that changed while it was read is read again; the pause before the n-th attempt
+/// is n milliseconds.
+const LIST_ATTEMPTS: u64 = 30;
+
+/// A chain as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainState {
+    /// Its name.
+    pub name: Name,
+    /// Where packets enter it.
+    pub base: Option<BaseChain>,
+}
+
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleState {
+    /// The chain that holds it.
+    pub chain: Name,
+    /// Number that identifies it in the table.
+    pub handle: u64,
+    /// Its comment, if it has one.
+    pub comment: Option<String>,
+}
+
+/// The generation of the namespace's packet filter: every transaction, of whatever table, makes the
+/// next one.
+pub fn generation(socket: &mut Socket) -> Result<u32> {
+    let operation = "read the generation of the packet filter";
+    let kind = message_type(uapi::NFT_MSG_GETGEN);
+    let answers = socket.query(operation, kind, 0, &header(0, 0))?;
+    let answer = answers.first().ok_or_else(|| malformed(operation, "no answer"))?;
+    find(answer, uapi::NFTA_GEN_ID)
+        .and_then(Attribute::be32)
+        .ok_or_else(|| malformed(operation, "no generation"))
+}
+
+/// Whether a table exists.
+pub fn table_exists(socket: &mut Socket, table: &Table) -> Result<bool> {
+    let operation = format!("look for table {table}");
+    let request = request(table.family, &[(uapi::NFTA_TABLE_NAME, &table.name)]);
+    match socket.query(&operation, message_type(uapi::NFT_MSG_GETTABLE), 0, &request) {
+        Ok(_) => Ok(true),
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The chains of a table.
+pub fn chains(socket: &mut Socket, table: &Table) -> Result<Vec<ChainState>> {
+    let operation = format!("list chains of {table}");
+    let request = request(table.family, &[]);
+    let answers = socket.dump(&operation, message_type(uapi::NFT_MSG_GETCHAIN), &request)?;
+    // Kernels list the chains of all tables of the family.
+    let of_table = answers.iter().filter(|m| text(m, uapi::NFTA_CHAIN_TABLE) == Some(&table.name));
+    of_table
+        .map(|message| {
+            let name = text(message, uapi::NFTA_CHAIN_NAME);
+            let name = name.ok_or_else(|| malformed(&operation, "a chain without a name"))?;
+            let hook = find(message, uapi::NFTA_CHAIN_HOOK);
+            let base = hook
+                .and_then(|hook| BaseChain::decode(hook, text(message, uapi::NFTA_CHAIN_TYPE)?));
+            Ok(ChainState { name: name.into(), base })
+        })
+        .collect()
+}
+
+/// The rules of a table, in the order of their chains and of their place in each.
+pub fn rules(socket: &mut Socket, table: &Table) -> Result<Vec<RuleState>> {
+    let operation = format!("list rules of {table}");
+    let request = request(table.family, &[(uapi::NFTA_RULE_TABLE, &table.name)]);
+    let answers = socket.dump(&operation, message_type(uapi::NFT_MSG_GETRULE), &request)?;
+    let of_table = answers.iter().filter(|m| text(m, uapi::NFTA_RULE_TABLE) == Some(&table.name));
+    of_table
+        .map(|message| {
+            let rule = || {
+                Some(RuleState {
+                    chain: text(message, uapi::NFTA_RULE_CHAIN)?.into(),
+                    handle: find(message, uapi::NFTA_RULE_HANDLE)?.be64()?,
+                    comment: find(message, uapi::NFTA_RULE_USERDATA)
+                        .and_then(|userdata| Rule::decode_comment(userdata.value)),
+                })
+            };
+            rule().ok_or_else(|| malformed(&operation, "a rule without chain or handle"))
+        })
+        .collect()
+}
+
+/// Names of the sets and maps of a table.
+pub fn sets(socket: &mut Socket, table: &Table) -> Result<Vec<Name>> {
+    let operation = format!("list sets of {table}");
+    let request = request(table.family, &[(uapi::NFTA_SET_TABLE, &table.name)]);
+    let answers = socket.dump(&operation, message_type(uapi::NFT_MSG_GETSET), &request)?;
+    Ok(answers.iter().filter_map(|m| text(m, uapi::NFTA_SET_NAME)).map(Name::from).collect())
+}
+
+/// The elements of a set or map, ordered. Not for sets that packets change.
+///
+/// While a hash table grows in the background, the kernel may list an element twice and leave out
+/// another, as often. A list with a repetition is therefore read again.
+pub fn elements(socket: &mut Socket, table: &Table, set: &str) -> Result<Vec<Element>> {
+    let operation = format!("list elements of {table} {set}");
+    for attempt in 0..LIST_ATTEMPTS {
+        let mut elements = elements_once(socket, table, set, &operation)?;
+        elements.sort_unstable();
+        if elements.windows(2).all(|pair| pair[0] != pair[1]) {
+            return Ok(elements);
+        }
+        std::thread::sleep(Duration::from_millis(attempt));
+    }
+    Err(Error::os(operation, Errno::EAGAIN))
+}
+
+fn elements_once(
+    socket: &mut Socket,
+    table: &Table,
+    set: &str,
+    operation: &str,
+) -> Result<Vec<Element>> {
+    let names =
+        [(uapi::NFTA_SET_ELEM_LIST_TABLE, &*table.name), (uapi::NFTA_SET_ELEM_LIST_SET, set)];
+    let request = request(table.family, &names);
+    let answers = socket.dump(operation, message_type(uapi::NFT_MSG_GETSETELEM), &request)?;
+    answers
+        .iter()
+        .filter_map(|message| find(message, uapi::NFTA_SET_ELEM_LIST_ELEMENTS))
+        .flat_map(Attribute::nested)
+        .map(|item| Element::decode(item).ok_or_else(|| malformed(operation, "an element")))
+        .collect()
+}
+
+/// A request for what these names select.
+fn request(family: Family, names: &[(u16, &str)]) -> Vec<u8> {
+    let mut request = Encoder::new();
+    request.raw(&header(family.number(), 0));
+    for (kind, name) in names {
+        request.text(*kind, name);
+    }
+    request.into_bytes()
+}
+
+fn find(message: &Message, kind: u16) -> Option<Attribute<'_>> {
+    attributes(message.payload.get(4..)?).find(|a| a.kind == kind)
+}
+
+fn text(message: &Message, kind: u16) -> Option<&str> {
+    find(message, kind)?.text()
+}
+
+fn malformed(operation: &str, detail: &str) -> Error {
+    Error::Malformed { operation: operation.to_owned(), detail: detail.to_owned() }
+}

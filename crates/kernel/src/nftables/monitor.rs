@@ -1,0 +1,70 @@
+//! Notifications about changes of the packet filter, whoever makes them.
+
+use super::{Family, Name, Table, message_type, uapi};
+use crate::Result;
+use crate::netlink::{Attribute, Protocol, Socket, attributes};
+
+/// Notifications kept until they are read, in bytes. More are lost, which is noticed: a change of
+/// one's own with 10,000 elements makes several megabytes of them.
+const BACKLOG: usize = 8 << 20;
+
+/// A subscription to changes of the packet filter of a namespace.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: Socket,
+}
+
+/// What a notification says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// Something in a table has changed.
+    Changed {
+        /// The table.
+        table: Table,
+        /// Port of the socket that changed it.
+        port: u32,
+    },
+    /// A transaction has ended; all notifications about its changes came before.
+    Generation {
+        /// The generation it made.
+        id: u32,
+        /// Port of the socket that sent it.
+        port: u32,
+    },
+}
+
+impl Monitor {
+    /// Subscribes, in the network namespace of the calling thread.
+    pub fn open() -> Result<Self> {
+        let socket = Socket::open(Protocol::Netfilter)?;
+        socket.limit_receive_buffer(BACKLOG)?;
+        socket.join_group(uapi::NFNLGRP_NFTABLES)?;
+        Ok(Self { socket })
+    }
+
+    /// What has arrived, without waiting.
+    ///
+    /// # Errors
+    /// `ENOBUFS` if notifications were lost.
+    pub fn notifications(&mut self) -> Result<Vec<Notification>> {
+        let messages = self.socket.notifications()?;
+        let decoded = messages.iter().filter_map(|message| {
+            let (header, body) = message.payload.split_first_chunk::<4>()?;
+            if message.kind == message_type(uapi::NFT_MSG_NEWGEN) {
+                let id = attributes(body).find(|a| a.kind == uapi::NFTA_GEN_ID)?.be32()?;
+                return Some(Notification::Generation { id, port: message.port });
+            }
+            // The name of the table is attribute 1 of every kind of object.
+            let name = attributes(body).find(|a| a.kind == 1).and_then(Attribute::text)?;
+            let table = Table { family: Family::from_number(header[0])?, name: Name::from(name) };
+            Some(Notification::Changed { table, port: message.port })
+        });
+        Ok(decoded.collect())
+    }
+}
+
+impl std::os::fd::AsFd for Monitor {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

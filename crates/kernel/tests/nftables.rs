@@ -1,0 +1,260 @@
+//! The packet filter of a real kernel, in network namespaces of the tests' own: needs root.
+
+use std::time::Duration;
+
+use kernel::netlink::{Protocol, Socket};
+use kernel::nftables::{
+    self, BaseChain, Batch, Chain, ChainType, Comparison, ConntrackKey, DynamicSetOperation,
+    Element, Expression, Family, FibAddress, Hook, MetaKey, Monitor, Notification, Operation,
+    Outcome, PayloadBase, Refused, Register, Rule, Set, SetValue, Table, Value, Verdict,
+};
+
+fn in_new_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("this test needs root: it makes a network namespace");
+            test()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn table(family: Family) -> Table {
+    Table { family, name: "test".into() }
+}
+
+fn set(name: &str, key: Vec<u32>, value: SetValue) -> Set {
+    let name = name.into();
+    Set { name, key, is_interval: false, value, timeout: None, shown_as: (0, 0) }
+}
+
+fn batch(operations: impl IntoIterator<Item = Operation>) -> Batch {
+    let mut batch = Batch::new();
+    operations.into_iter().for_each(|operation| batch.push(operation));
+    batch
+}
+
+/// One rule of every kind of expression, as the kernel accepts them together.
+fn every_expression(family: Family) -> Vec<Expression> {
+    let r = Register;
+    let length = family.address_length();
+    let words = u8::try_from(length / 4).unwrap();
+    vec![
+        Expression::Conntrack { key: ConntrackKey::Status, into: r(0) },
+        Expression::Mask { from: r(0), into: r(0), mask: 32u32.to_ne_bytes().to_vec() },
+        Expression::Compare {
+            register: r(0),
+            comparison: Comparison::Equal,
+            value: 0u32.to_ne_bytes().to_vec(),
+        },
+        Expression::Meta { key: MetaKey::InputInterface, into: r(0) },
+        Expression::AddressType { of: FibAddress::Destination, into: r(0) },
+        Expression::Payload { base: PayloadBase::Network, offset: 12, length, into: r(0) },
+        Expression::Meta { key: MetaKey::TransportProtocol, into: r(words) },
+        Expression::Payload {
+            base: PayloadBase::Transport,
+            offset: 2,
+            length: 2,
+            into: r(words + 1),
+        },
+        Expression::Lookup { set: "ranges".into(), key: r(0), into: Outcome::NotMember },
+        Expression::Lookup { set: "map".into(), key: r(0), into: Outcome::Register(r(6)) },
+        Expression::DynamicSet {
+            set: "seen".into(),
+            operation: DynamicSetOperation::Update,
+            key: r(0),
+            value: Some(r(6)),
+            timeout: Some(Duration::from_secs(5)),
+        },
+        Expression::Random { modulus: 3, into: r(7) },
+        Expression::DestinationNat { family, address: r(0), port: r(words + 1) },
+    ]
+}
+
+fn everything(family: Family) -> Batch {
+    let t = table(family);
+    let length = family.address_length();
+    let address = vec![1u8; length as usize];
+    let key = [address.as_slice(), &[6, 0, 0, 0, 0, 80, 0, 0]].concat();
+    let nat = BaseChain { chain_type: ChainType::Nat, hook: Hook::Prerouting, priority: -100 };
+    let rule = Rule { comment: "everything".to_owned(), expressions: every_expression(family) };
+    let reject = Rule {
+        comment: "no".to_owned(),
+        expressions: vec![Expression::RejectPortUnreachable(family)],
+    };
+    let fields = vec![length, 1, 2];
+    batch([
+        Operation::AddTable(t.clone()),
+        Operation::AddChain(t.clone(), Chain { name: "entry".into(), base: Some(nat) }),
+        Operation::AddChain(t.clone(), Chain { name: "refuse".into(), base: None }),
+        Operation::AddSet(t.clone(), set("map", fields.clone(), SetValue::Data(8))),
+        Operation::AddSet(t.clone(), set("verdicts", vec![4], SetValue::Verdict)),
+        Operation::AddSet(
+            t.clone(),
+            Set { is_interval: true, ..set("ranges", fields.clone(), SetValue::Nothing) },
+        ),
+        Operation::AddSet(
+            t.clone(),
+            Set {
+                timeout: Some(Duration::from_secs(60)),
+                ..set("seen", fields, SetValue::Data(8))
+            },
+        ),
+        Operation::AddElements(
+            t.clone(),
+            "map".into(),
+            vec![Element::data(key.clone(), *b"12345678")],
+        ),
+        Operation::AddElements(
+            t.clone(),
+            "ranges".into(),
+            vec![Element { key_end: Some(key.clone().into()), ..Element::member(key) }],
+        ),
+        Operation::AddElements(
+            t.clone(),
+            "verdicts".into(),
+            vec![Element::verdict([7; 4], Verdict::Goto("refuse".into()))],
+        ),
+        Operation::AddRule(t.clone(), "entry".into(), rule),
+        Operation::AddRule(t, "refuse".into(), reject),
+    ])
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        in_new_namespace(|| {
+            let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+            let t = table(family);
+            assert!(!nftables::table_exists(&mut socket, &t).unwrap());
+            everything(family).run(&mut socket, None).unwrap();
+            assert!(nftables::table_exists(&mut socket, &t).unwrap());
+
+            let chains = nftables::chains(&mut socket, &t).unwrap();
+            let entry = chains.iter().find(|c| &*c.name == "entry").unwrap();
+            let base = entry.base.unwrap();
+            assert_eq!((base.hook, base.priority), (Hook::Prerouting, -100));
+            assert!(chains.iter().any(|c| &*c.name == "refuse" && c.base.is_none()));
+
+            let rules = nftables::rules(&mut socket, &t).unwrap();
+            let comments: Vec<_> =
+                rules.iter().map(|r| (&*r.chain, r.comment.as_deref().unwrap())).collect();
+            assert_eq!(comments, [("entry", "everything"), ("refuse", "no")]);
+
+            let mut sets = nftables::sets(&mut socket, &t).unwrap();
+            sets.sort();
+            assert_eq!(
+                sets.iter().map(|s| &**s).collect::<Vec<_>>(),
+                ["map", "ranges", "seen", "verdicts"]
+            );
+            let map = nftables::elements(&mut socket, &t, "map").unwrap();
+            assert_eq!(map.len(), 1);
+            assert_eq!(map[0].value, Value::Data(Box::from(*b"12345678")));
+            let ranges = nftables::elements(&mut socket, &t, "ranges").unwrap();
+            assert_eq!(ranges[0].key_end.as_ref(), Some(&ranges[0].key));
+            let verdicts = nftables::elements(&mut socket, &t, "verdicts").unwrap();
+            assert_eq!(verdicts, [Element::verdict([7; 4], Verdict::Goto("refuse".into()))]);
+
+            batch([Operation::DeleteTable(t.clone())]).run(&mut socket, None).unwrap();
+            assert!(!nftables::table_exists(&mut socket, &t).unwrap());
+        });
+    }
+}
+
+#[test]
+fn a_refused_batch_changes_nothing_and_names_every_operation_refused() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv4);
+        let absent = vec![Element::member([1, 2, 3, 4])];
+        let refused = batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("s", vec![4], SetValue::Nothing)),
+            Operation::DeleteElements(t.clone(), "s".into(), absent),
+            Operation::AddSet(t.clone(), set("u", vec![4], SetValue::Nothing)),
+            Operation::DeleteChain(t.clone(), "absent".into()),
+        ])
+        .run(&mut socket, None)
+        .unwrap_err();
+        let Refused::Operations(refusals) = refused else { panic!("{refused}") };
+        assert_eq!(refusals.iter().map(|r| r.operation).collect::<Vec<_>>(), [2, 4]);
+        let message = refusals[0].error.to_string();
+        assert!(message.starts_with("delete 1 elements from ip test s"), "{message}");
+        assert!(!nftables::table_exists(&mut socket, &t).unwrap());
+    });
+}
+
+#[test]
+fn a_batch_for_an_old_generation_is_stale() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let add = batch([Operation::AddTable(table(Family::Ipv4))]);
+        let old = nftables::generation(&mut socket).unwrap();
+        add.run(&mut socket, Some(old)).unwrap();
+        assert_eq!(nftables::generation(&mut socket).unwrap(), old + 1);
+        assert!(matches!(add.run(&mut socket, Some(old)), Err(Refused::Stale)));
+    });
+}
+
+#[test]
+fn an_element_can_be_replaced_in_one_batch() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv4);
+        let old = vec![Element::data([1; 4], [1; 4])];
+        let new = vec![Element::data([1; 4], [2; 4])];
+        batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("m", vec![4], SetValue::Data(4))),
+            Operation::AddElements(t.clone(), "m".into(), old.clone()),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        batch([
+            Operation::DeleteElements(t.clone(), "m".into(), old),
+            Operation::AddElements(t.clone(), "m".into(), new.clone()),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        assert_eq!(nftables::elements(&mut socket, &t, "m").unwrap(), new);
+    });
+}
+
+#[test]
+fn many_elements_go_in_and_out_at_once() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv6);
+        let count = 50_000u32;
+        let elements: Vec<_> = (0..count)
+            .map(|n| Element::data([n.to_be_bytes(); 6].concat(), n.to_be_bytes()))
+            .collect();
+        batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("m", vec![16, 4, 4], SetValue::Data(4))),
+            Operation::AddElements(t.clone(), "m".into(), elements.clone()),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        let read = nftables::elements(&mut socket, &t, "m").unwrap();
+        assert!(read == elements, "{} of {} elements", read.len(), elements.len());
+    });
+}
+
+#[test]
+fn a_monitor_tells_whose_transaction_changed_which_table() {
+    in_new_namespace(|| {
+        let mut monitor = Monitor::open().unwrap();
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv6);
+        batch([Operation::AddTable(t.clone())]).run(&mut socket, None).unwrap();
+        let id = nftables::generation(&mut socket).unwrap();
+        let port = socket.port();
+        assert_eq!(
+            monitor.notifications().unwrap(),
+            [Notification::Changed { table: t, port }, Notification::Generation { id, port }]
+        );
+        assert_eq!(monitor.notifications().unwrap(), []);
+    });
+}
