@@ -248,7 +248,7 @@ impl Kernel {
     }
 
     fn is_in_range(&self, set: SetName, ip: IpAddr) -> bool {
-        let ip = Fields::new().ip(ip).finish();
+        let ip = Fields::new().ip(ip).bytes(&[6]).finish();
         self.ranges(set).any(|(first, last)| *first <= *ip && *ip <= *last)
     }
 

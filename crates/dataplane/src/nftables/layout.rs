@@ -41,11 +41,11 @@ pub enum SetName {
     AllowedSources,
     /// Set: address . address; a backend on this node talking to itself.
     Hairpins,
-    /// Set: ranges of virtual addresses.
+    /// Set: range of virtual addresses . any protocol.
     ServiceRanges,
-    /// Set: ranges that pods have their addresses from.
+    /// Set: range that pods have their addresses from . any protocol.
     PodRanges,
-    /// Set: the node's addresses (or ranges of them) that accept node ports.
+    /// Set: the node's addresses (or ranges of them) that accept node ports . any protocol.
     NodeAddresses,
 }
 
@@ -264,18 +264,16 @@ impl Fields {
 }
 
 /// An element that stands for all addresses of a range.
+///
+/// The key has a second field, any protocol: the kernel's sets of ranges that take additions and
+/// deletions in any order are those with two fields or more.
 pub fn range_element(set: SetName, range: &IpNet) -> Element {
     Element {
         set,
-        key: Fields::new().ip(range.network()).finish(),
-        key_end: Some(Fields::new().ip(last_address(range)).finish()),
+        key: Fields::new().ip(range.network()).bytes(&[0]).finish(),
+        key_end: Some(Fields::new().ip(range.broadcast()).bytes(&[u8::MAX]).finish()),
         data: Box::default(),
     }
-}
-
-/// The last address of a range: of IPv4, the broadcast address.
-pub fn last_address(range: &IpNet) -> IpAddr {
-    range.broadcast()
 }
 
 #[cfg(test)]

@@ -1,8 +1,14 @@
 //! The nftables data plane: one private table a family, a flat set of maps, programmed by netlink.
 //!
 //! [`layout`] says what stands in the table, [`render`] turns a plan into it, [`table`] finds the
-//! change from one content to the next. All three are pure.
+//! change from one content to the next, [`rules`] are the few rules that execute it. All four are
+//! pure; [`Nftables`] talks to the kernel.
 
+mod backend;
 pub mod layout;
 pub mod render;
+pub mod rules;
+mod sets;
 pub mod table;
+
+pub use backend::{Nftables, TABLE};

@@ -12,9 +12,7 @@ use plan::{
     Origin,
 };
 
-use super::layout::{
-    Dispatch, Element, Entry, Fields, SetName, flag, last_address, range_element, set_number,
-};
+use super::layout::{Dispatch, Element, Entry, Fields, SetName, flag, range_element, set_number};
 
 /// What a group puts into the table of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,12 +131,13 @@ fn render_frontend(out: &mut Rendered, group: &Group, frontend: &Frontend) {
     }
     if let Some(sources) = &frontend.allowed_sources {
         out.elements.push(plain(SetName::Guarded, key.clone()));
-        for range in sources {
+        // The kernel refuses ranges that overlap.
+        for range in IpNet::aggregate(sources) {
             let with = |ip| [&*key, &*Fields::new().ip(ip).finish()].concat().into_boxed_slice();
             out.elements.push(Element {
                 set: SetName::AllowedSources,
                 key: with(range.network()),
-                key_end: Some(with(last_address(range))),
+                key_end: Some(with(range.broadcast())),
                 data: Box::default(),
             });
         }

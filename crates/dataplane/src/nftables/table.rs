@@ -120,6 +120,11 @@ impl Table {
         changes
     }
 
+    /// The chains that choose a backend.
+    pub fn chains(&self) -> BTreeSet<(SetName, Dispatch)> {
+        self.chains.keys().copied().collect()
+    }
+
     /// Groups that are programmed and not in `plan`.
     pub fn stale(&self, plan: &NodePlan) -> Vec<GroupId> {
         self.groups.keys().filter(|id| plan.group(id).is_none()).cloned().collect()

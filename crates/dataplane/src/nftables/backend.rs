@@ -1,0 +1,415 @@
+//! The backend: reads the tables, finds the difference, and programs it in one transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use kernel::netlink::{Protocol, Socket};
+use kernel::nftables::{
+    self, BaseChain, Batch, Chain, ChainType, Family, Hook, Name, Operation, Refused, Rule, Verdict,
+};
+use plan::{GroupId, LocalDetector};
+
+use super::layout::{Dispatch, Element, SetName};
+use super::rules::{self, REFUSALS, RuleChain, Rules, SOURCES, affinity_map, dispatch_map};
+use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, from_kernel, to_kernel};
+use super::table::{Changes, Content, Table};
+use crate::backend::{Backend, Delta};
+use crate::{Error, Result};
+
+/// Name of our table in each family.
+pub const TABLE: &str = "portolan";
+
+/// How often a restore starts again because others changed the packet filter while it was read.
+const RESTORE_ATTEMPTS: usize = 5;
+
+/// The nftables data plane of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Socket,
+    tables: Vec<FamilyTable>,
+}
+
+/// Our table in one family, and what it holds after the last successful transaction.
+#[derive(Debug)]
+struct FamilyTable {
+    id: nftables::Table,
+    content: Table,
+    detector: LocalDetector,
+}
+
+/// A batch, and which group asked for which of its operations.
+#[derive(Default)]
+struct Attributed {
+    batch: Batch,
+    groups: BTreeMap<usize, GroupId>,
+}
+
+impl Nftables {
+    /// Opens the packet filter of the calling thread's network namespace. Changes nothing.
+    pub fn open() -> Result<Self> {
+        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, tables: Vec::new() })
+    }
+
+    /// Port of the netlink socket that makes our changes; changes by other ports are not ours.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    fn run(&mut self, attributed: &Attributed, generation: Option<u32>) -> Result<usize, Refused> {
+        attributed.batch.run(&mut self.socket, generation)?;
+        Ok(attributed.batch.operations().len())
+    }
+
+    /// Makes the kernel hold `tables`, whatever it holds now.
+    fn restore_tables(&mut self, tables: &[FamilyTable]) -> Result<usize, Refused> {
+        for _ in 0..RESTORE_ATTEMPTS {
+            let generation = nftables::generation(&mut self.socket)?;
+            let mut attributed = Attributed::default();
+            for table in tables {
+                let wanted = table.content.content();
+                match table.read(&mut self.socket)? {
+                    Some(held) => {
+                        table.append(&mut attributed, None, &held.changes_to(&wanted), &held)
+                    }
+                    None => {
+                        table.append_constant(&mut attributed.batch);
+                        let empty = Content::default();
+                        table.append(&mut attributed, None, &empty.changes_to(&wanted), &empty);
+                    }
+                }
+            }
+            match self.run(&attributed, Some(generation)) {
+                Err(Refused::Stale) => continue,
+                outcome => return outcome,
+            }
+        }
+        Err(Refused::Stale)
+    }
+
+    /// Builds the tables anew with each group's elements in operations of their own, to learn which
+    /// groups the kernel refuses.
+    fn find_refused(&mut self, whole: &Delta<'_>) -> Result<Vec<(GroupId, String)>> {
+        let mut attributed = Attributed::default();
+        for mut table in empty_tables(whole) {
+            table.append_constant(&mut attributed.batch);
+            if let Some(plan) = whole.node {
+                let changes = table.content.set_node(plan);
+                table.append(&mut attributed, None, &changes, &Content::default());
+            }
+            for (id, group) in &whole.groups {
+                let before = Content { chains: table.content.chains(), ..Content::default() };
+                let changes = table.content.set_groups([(id, group.as_ref())]);
+                table.append(&mut attributed, Some(id), &changes, &before);
+            }
+        }
+        match self.run(&attributed, None) {
+            Ok(_) => Ok(Vec::new()),
+            Err(Refused::Operations(refusals)) => {
+                let mut groups = BTreeMap::new();
+                for refusal in refusals {
+                    if let Some(id) = attributed.groups.get(&refusal.operation) {
+                        groups.entry(id.clone()).or_insert_with(|| refusal.error.to_string());
+                    }
+                }
+                Ok(groups.into_iter().collect())
+            }
+            Err(other) => Err(failure(other)),
+        }
+    }
+}
+
+impl Backend for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
+        let mut tables = empty_tables(whole);
+        for table in &mut tables {
+            if let Some(plan) = whole.node {
+                table.content.set_node(plan);
+            }
+            table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
+        }
+        match self.restore_tables(&tables) {
+            Ok(operations) => {
+                self.tables = tables;
+                Ok(operations)
+            }
+            Err(refused @ Refused::Operations(_)) => match self.find_refused(whole)? {
+                groups if groups.is_empty() => Err(failure(refused)),
+                groups => Err(Error::Refused(groups)),
+            },
+            Err(other) => Err(failure(other)),
+        }
+    }
+
+    fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
+        let mut attributed = Attributed::default();
+        for table in &mut self.tables {
+            let before = Content { chains: table.content.chains(), ..Content::default() };
+            let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
+            let mut changes = table.content.set_groups(groups);
+            if let Some(plan) = change.node {
+                changes.merge(table.content.set_node(plan));
+            }
+            table.append(&mut attributed, None, &changes, &before);
+        }
+        self.run(&attributed, None).map_err(failure)
+    }
+
+    fn cleanup(&mut self) -> Result<()> {
+        let mut batch = Batch::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let table = table_id(family);
+            if nftables::table_exists(&mut self.socket, &table)? {
+                batch.push(Operation::DeleteTable(table));
+            }
+        }
+        self.tables.clear();
+        batch.run(&mut self.socket, None).map_err(failure)
+    }
+}
+
+impl FamilyTable {
+    fn family(&self) -> Family {
+        self.id.family
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules::new(self.family(), &self.detector)
+    }
+
+    /// Appends the making of the table with all that is always in it, in the place of what is there.
+    fn append_constant(&self, batch: &mut Batch) {
+        let table = || self.id.clone();
+        // A table has to exist to be deleted, and the deletion is part of the same transaction.
+        batch.push(Operation::AddTable(table()));
+        batch.push(Operation::DeleteTable(table()));
+        batch.push(Operation::AddTable(table()));
+        for set in constant_sets(self.family()) {
+            batch.push(Operation::AddSet(table(), set));
+        }
+        let chains = self.rules().constant_chains();
+        for chain in &chains {
+            let base = base_chain(&chain.name);
+            batch.push(Operation::AddChain(table(), Chain { name: chain.name.clone(), base }));
+        }
+        for (map, key, verdict) in rules::constant_verdicts() {
+            let element = nftables::Element::verdict(key.to_ne_bytes(), verdict);
+            batch.push(Operation::AddElements(table(), map.into(), vec![element]));
+        }
+        for map in ENTRY_MAPS {
+            // Entries with nothing to choose from end here, so that no other map is asked.
+            let none = nftables::Element::verdict(Dispatch::NONE.to_bytes(), Verdict::Accept);
+            batch.push(Operation::AddElements(table(), dispatch_map(map), vec![none]));
+        }
+        for chain in chains {
+            push_rules(batch, &self.id, chain);
+        }
+    }
+
+    /// Appends changes to what `before` is of chains.
+    fn append(
+        &self,
+        attributed: &mut Attributed,
+        group: Option<&GroupId>,
+        changes: &Changes,
+        before: &Content,
+    ) {
+        let first = attributed.batch.operations().len();
+        let batch = &mut attributed.batch;
+        let table = || self.id.clone();
+        let after: BTreeSet<_> = before
+            .chains
+            .union(&changes.new_chains)
+            .filter(|chain| !changes.old_chains.contains(chain))
+            .copied()
+            .collect();
+        let (old, new) = (timeouts(&before.chains), timeouts(&after));
+        for seconds in new.difference(&old) {
+            batch.push(Operation::AddSet(table(), affinity_set(self.family(), *seconds)));
+        }
+        for (set, dispatch) in &changes.new_chains {
+            let chain = self.rules().choosing_chain(*set, *dispatch);
+            let element = dispatch_element(*set, *dispatch);
+            let name = chain.name.clone();
+            batch.push(Operation::AddChain(table(), Chain { name, base: None }));
+            push_rules(batch, &self.id, chain);
+            batch.push(Operation::AddElements(table(), dispatch_map(*set), vec![element]));
+        }
+        for (set, elements) in by_set(&changes.removed) {
+            batch.push(Operation::DeleteElements(table(), set.as_str().into(), elements));
+        }
+        for (set, elements) in by_set(&changes.added) {
+            batch.push(Operation::AddElements(table(), set.as_str().into(), elements));
+        }
+        for (set, dispatch) in &changes.old_chains {
+            let element = dispatch_element(*set, *dispatch);
+            batch.push(Operation::DeleteElements(table(), dispatch_map(*set), vec![element]));
+            let chain = rules::dispatch_chain(*set, *dispatch);
+            batch.push(Operation::DeleteChain(table(), chain));
+        }
+        for seconds in old.difference(&new) {
+            batch.push(Operation::DeleteSet(table(), affinity_map(*seconds)));
+        }
+        if let Some(group) = group {
+            let operations = first..attributed.batch.operations().len();
+            attributed.groups.extend(operations.map(|operation| (operation, group.clone())));
+        }
+    }
+
+    /// What the kernel holds; `None` if the table is missing or its constant part is not ours.
+    fn read(&self, socket: &mut Socket) -> Result<Option<Content>, kernel::Error> {
+        if !nftables::table_exists(socket, &self.id)? {
+            return Ok(None);
+        }
+        let mut content = Content::default();
+        for set in ENTRY_MAPS {
+            for element in nftables::elements(socket, &self.id, &dispatch_map(set))? {
+                let Some(dispatch) = element.key.as_ref().try_into().ok().map(Dispatch::from_bytes)
+                else {
+                    return Ok(None);
+                };
+                if dispatch != Dispatch::NONE {
+                    if dispatch_element(set, dispatch) != element {
+                        return Ok(None);
+                    }
+                    content.chains.insert((set, dispatch));
+                }
+            }
+        }
+        if !self.is_intact(socket, &content.chains)? {
+            return Ok(None);
+        }
+        for set in SetName::ALL {
+            for element in nftables::elements(socket, &self.id, set.as_str())? {
+                let Some(element) = from_kernel(set, element) else { return Ok(None) };
+                content.elements.insert(element);
+            }
+        }
+        Ok(Some(content))
+    }
+
+    /// Whether sets, constant verdicts, chains and rules are those that we make.
+    fn is_intact(
+        &self,
+        socket: &mut Socket,
+        choosing: &BTreeSet<(SetName, Dispatch)>,
+    ) -> Result<bool, kernel::Error> {
+        let mut chains = self.rules().constant_chains();
+        chains.extend(choosing.iter().map(|(set, d)| self.rules().choosing_chain(*set, *d)));
+
+        let mut sets: BTreeSet<Name> =
+            constant_sets(self.family()).into_iter().map(|set| set.name).collect();
+        sets.extend(timeouts(choosing).into_iter().map(affinity_map));
+        let held: BTreeSet<Name> = nftables::sets(socket, &self.id)?.into_iter().collect();
+        if held != sets {
+            return Ok(false);
+        }
+
+        let wanted: BTreeMap<Name, Option<BaseChain>> =
+            chains.iter().map(|chain| (chain.name.clone(), base_chain(&chain.name))).collect();
+        let held = nftables::chains(socket, &self.id)?;
+        if held.into_iter().map(|chain| (chain.name, chain.base)).collect::<BTreeMap<_, _>>()
+            != wanted
+        {
+            return Ok(false);
+        }
+
+        for map in [REFUSALS, SOURCES] {
+            let of_map = rules::constant_verdicts().into_iter().filter(|(name, ..)| *name == map);
+            let wanted: BTreeSet<nftables::Element> = of_map
+                .map(|(_, key, verdict)| nftables::Element::verdict(key.to_ne_bytes(), verdict))
+                .collect();
+            let held = nftables::elements(socket, &self.id, map)?;
+            if held.into_iter().collect::<BTreeSet<_>>() != wanted {
+                return Ok(false);
+            }
+        }
+
+        // Rules are known by their comments, which carry a hash of what they do.
+        let mut wanted: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
+        for chain in &chains {
+            let comments = chain.rules.iter().map(|rule| Some(comment(rule))).collect();
+            wanted.insert(chain.name.clone(), comments);
+        }
+        let mut held: BTreeMap<Name, Vec<Option<String>>> =
+            chains.into_iter().map(|chain| (chain.name, Vec::new())).collect();
+        for rule in nftables::rules(socket, &self.id)? {
+            held.entry(rule.chain).or_default().push(rule.comment);
+        }
+        Ok(held == wanted)
+    }
+}
+
+fn table_id(family: Family) -> nftables::Table {
+    nftables::Table { family, name: TABLE.into() }
+}
+
+fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
+    let detector = whole.node.map(|plan| plan.node.settings.local_detector.clone());
+    [(Family::Ipv4, model::Family::V4), (Family::Ipv6, model::Family::V6)]
+        .map(|(family, content)| FamilyTable {
+            id: table_id(family),
+            content: Table::new(content),
+            detector: detector.clone().unwrap_or(LocalDetector::None),
+        })
+        .into()
+}
+
+fn push_rules(batch: &mut Batch, table: &nftables::Table, chain: RuleChain) {
+    for expressions in chain.rules {
+        let rule = Rule { comment: comment(&expressions), expressions };
+        batch.push(Operation::AddRule(table.clone(), chain.name.clone(), rule));
+    }
+}
+
+/// A rule's comment: a hash of its expressions, so that a rule of another version is noticed.
+fn comment(rule: &[nftables::Expression]) -> String {
+    let mut hasher = DefaultHasher::new();
+    rule.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn dispatch_element(set: SetName, dispatch: Dispatch) -> nftables::Element {
+    let chain = rules::dispatch_chain(set, dispatch);
+    nftables::Element::verdict(dispatch.to_bytes(), Verdict::Goto(chain))
+}
+
+/// The hook of a chain; `None` if packets come from other chains only.
+fn base_chain(name: &str) -> Option<BaseChain> {
+    let (chain_type, hook, priority) = match name {
+        "prerouting" => (ChainType::Nat, Hook::Prerouting, -100),
+        "output" => (ChainType::Nat, Hook::Output, -100),
+        "postrouting" => (ChainType::Nat, Hook::Postrouting, 100),
+        "filter-input" => (ChainType::Filter, Hook::Input, 0),
+        "filter-forward" => (ChainType::Filter, Hook::Forward, 0),
+        "filter-output" => (ChainType::Filter, Hook::Output, 0),
+        _ => return None,
+    };
+    Some(BaseChain { chain_type, hook, priority })
+}
+
+/// The affinity timeouts of chains, in seconds.
+fn timeouts(chains: &BTreeSet<(SetName, Dispatch)>) -> BTreeSet<u32> {
+    chains.iter().map(|(_, dispatch)| dispatch.affinity).filter(|seconds| *seconds != 0).collect()
+}
+
+fn by_set(elements: &[Element]) -> BTreeMap<SetName, Vec<nftables::Element>> {
+    let mut sets: BTreeMap<SetName, Vec<nftables::Element>> = BTreeMap::new();
+    for element in elements {
+        sets.entry(element.set).or_default().push(to_kernel(element));
+    }
+    sets
+}
+
+fn failure(refused: Refused) -> Error {
+    match refused {
+        Refused::Failed(error) => Error::Kernel(error),
+        other => Error::Kernel(kernel::Error::os(
+            other.to_string(),
+            std::io::Error::from(std::io::ErrorKind::ResourceBusy),
+        )),
+    }
+}
