@@ -242,6 +242,11 @@ fn many_elements_go_in_and_out_at_once() {
     });
 }
 
+/// What the kernel calls the calling thread.
+fn thread_name() -> String {
+    std::fs::read_to_string("/proc/thread-self/comm").unwrap().trim().to_owned()
+}
+
 #[test]
 fn a_monitor_tells_whose_transaction_changed_which_table() {
     in_new_namespace(|| {
@@ -253,7 +258,10 @@ fn a_monitor_tells_whose_transaction_changed_which_table() {
         let port = socket.port();
         assert_eq!(
             monitor.notifications().unwrap(),
-            [Notification::Changed { table: t, port }, Notification::Generation { id, port }]
+            [
+                Notification::Changed { table: t, port },
+                Notification::Generation { id, port, process: Some(thread_name()) }
+            ]
         );
         assert_eq!(monitor.notifications().unwrap(), []);
     });

@@ -1,5 +1,7 @@
 //! Notifications about changes of the packet filter, whoever makes them.
 
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
 use super::{Family, Name, Table, message_type, uapi};
 use crate::Result;
 use crate::netlink::{Attribute, Protocol, Socket, attributes};
@@ -30,6 +32,8 @@ pub enum Notification {
         id: u32,
         /// Port of the socket that sent it.
         port: u32,
+        /// Name of the process that sent it, where the kernel tells.
+        process: Option<String>,
     },
 }
 
@@ -52,7 +56,9 @@ impl Monitor {
             let (header, body) = message.payload.split_first_chunk::<4>()?;
             if message.kind == message_type(uapi::NFT_MSG_NEWGEN) {
                 let id = attributes(body).find(|a| a.kind == uapi::NFTA_GEN_ID)?.be32()?;
-                return Some(Notification::Generation { id, port: message.port });
+                let process = attributes(body).find(|a| a.kind == uapi::NFTA_GEN_PROC_NAME);
+                let process = process.and_then(Attribute::text).map(str::to_owned);
+                return Some(Notification::Generation { id, port: message.port, process });
             }
             // The name of the table is attribute 1 of every kind of object.
             let name = attributes(body).find(|a| a.kind == 1).and_then(Attribute::text)?;
@@ -63,8 +69,14 @@ impl Monitor {
     }
 }
 
-impl std::os::fd::AsFd for Monitor {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }

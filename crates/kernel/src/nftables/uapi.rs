@@ -147,3 +147,4 @@ pub(crate) const NFTA_DYNSET_SREG_DATA: u16 = 5;
 pub(crate) const NFTA_DYNSET_TIMEOUT: u16 = 6;
 
 pub(crate) const NFTA_GEN_ID: u16 = 1;
+pub(crate) const NFTA_GEN_PROC_NAME: u16 = 3;
