@@ -10,6 +10,7 @@ pub mod address;
 pub mod alloc;
 pub mod name;
 pub mod object;
+pub mod slices;
 mod world;
 
 pub use name::{Family, ObjectName, Protocol};
