@@ -17,8 +17,8 @@ pub struct Delta<'p> {
 
 /// One kernel interface that carries plans.
 ///
-/// Every call is one transaction: it happens as a whole or not at all, and there is no moment at
-/// which a group that is not part of it is not programmed.
+/// What a call changes for connections, it changes as a whole or not at all, and there is no moment
+/// at which a group that is not part of the call is not programmed.
 pub trait Backend: Send {
     /// Name, as users choose it.
     fn name(&self) -> &'static str;

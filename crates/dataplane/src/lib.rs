@@ -14,4 +14,4 @@ pub mod sync;
 
 pub use backend::{Backend, Delta};
 pub use error::{Error, Result};
-pub use sync::{Status, Sync, Update};
+pub use sync::{Status, Sync, Update, Updates};

@@ -50,9 +50,32 @@ pub struct Status {
 /// The running loop. Dropping it ends the loop and leaves the kernel as it is.
 #[derive(Debug)]
 pub struct Sync {
-    updates: Option<mpsc::Sender<Update>>,
+    updates: Updates,
     status: watch::Receiver<Status>,
     thread: Option<thread::JoinHandle<()>>,
+}
+
+/// Hands updates to a loop.
+#[derive(Debug, Clone)]
+pub struct Updates(mpsc::Sender<Message>);
+
+/// The loop is gone, and nothing is programmed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended;
+
+impl Updates {
+    /// Hands in an update. It is programmed as soon as the running transaction is through.
+    pub fn send(&self, update: Update) -> Result<(), Ended> {
+        self.0.send(Message::Update(update)).map_err(|_| Ended)
+    }
+}
+
+/// What the loop is told.
+#[derive(Debug)]
+enum Message {
+    Update(Update),
+    /// Others may still hold [`Updates`], so the end has to be said.
+    End,
 }
 
 impl Sync {
@@ -63,19 +86,16 @@ impl Sync {
         let (report, status) = watch::channel(Status::default());
         let run = move || Loop::new(backend, plan, report).run(&incoming);
         let thread = thread::Builder::new().name("sync".into()).spawn(run)?;
-        Ok(Self { updates: Some(updates), status, thread: Some(thread) })
+        Ok(Self { updates: Updates(updates), status, thread: Some(thread) })
     }
 
     /// Hands in an update. It is programmed as soon as the running transaction is through.
     pub fn update(&self, update: Update) {
-        if let Some(updates) = &self.updates {
-            // The loop ends only when this sender is gone.
-            let _ = updates.send(update);
-        }
+        self.updates.send(update).expect("the loop runs as long as this handle");
     }
 
-    /// A sender of updates for other threads.
-    pub fn updates(&self) -> Option<mpsc::Sender<Update>> {
+    /// For others that have updates to hand in.
+    pub fn updates(&self) -> Updates {
         self.updates.clone()
     }
 
@@ -87,9 +107,9 @@ impl Sync {
 
 impl Drop for Sync {
     fn drop(&mut self) {
-        self.updates = None;
+        // A loop that is gone already has panicked, which its thread has printed.
+        let _ = self.updates.0.send(Message::End);
         if let Some(thread) = self.thread.take() {
-            // A panic of the loop has been printed by the thread itself.
             let _ = thread.join();
         }
     }
@@ -127,26 +147,27 @@ impl Loop {
         Self { backend, plan, pending, tampered: false, retry_in, status, report }
     }
 
-    /// Runs until all senders are gone and what they sent is programmed or has failed once.
-    fn run(mut self, updates: &mpsc::Receiver<Update>) {
+    /// Runs until it is told to end; what came before that is programmed or has failed once.
+    fn run(mut self, messages: &mpsc::Receiver<Message>) {
+        let mut is_ending = false;
         loop {
             let succeeded = self.pending.is_empty() || self.program();
             self.report.send_replace(self.status.clone());
-            if self.pending.is_empty() {
-                match updates.recv() {
-                    Ok(update) => self.take(update),
-                    Err(mpsc::RecvError) => return,
-                }
-            } else if !succeeded {
-                match updates.recv_timeout(self.retry_in) {
-                    Ok(update) => self.take(update),
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                }
+            if is_ending {
+                return;
+            }
+            let first = match succeeded {
+                true => messages.recv().ok(),
+                false => messages.recv_timeout(self.retry_in).ok(),
+            };
+            if !succeeded {
                 self.retry_in = (self.retry_in * 2).min(RETRY.1);
             }
-            while let Ok(update) = updates.try_recv() {
-                self.take(update);
+            for message in first.into_iter().chain(messages.try_iter()) {
+                match message {
+                    Message::Update(update) => self.take(update),
+                    Message::End => is_ending = true,
+                }
             }
         }
     }

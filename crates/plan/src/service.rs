@@ -205,13 +205,7 @@ fn external_addresses(
         .iter()
         .filter(|ip| of_family(ip))
         .map(|ip| (Rule::ExternalIp, FrontendAddress::Ip(*ip), port.port));
-    let mut seen = BTreeSet::new();
-    node_port
-        .into_iter()
-        .chain(load_balancer)
-        .chain(external_ips)
-        .filter(|(_, address, number)| seen.insert((*address, *number)))
-        .collect()
+    node_port.into_iter().chain(load_balancer).chain(external_ips).collect()
 }
 
 /// Whether `externalTrafficPolicy` means anything for this Service.

@@ -1,4 +1,6 @@
-//! The backend: reads the tables, finds the difference, and programs it in one transaction.
+//! The backend: reads the tables, finds the difference, and programs it.
+//!
+//! What connections see changes in one transaction. Chains that it needs are made in one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,6 +21,9 @@ use crate::{Error, Result};
 /// Name of our table in each family.
 pub const TABLE: &str = "portolan";
 
+/// Unused chains that are kept in each table.
+const MAX_UNUSED_CHAINS: usize = 64;
+
 /// How often a restore starts again because others changed the packet filter while it was read.
 const RESTORE_ATTEMPTS: usize = 5;
 
@@ -35,13 +40,8 @@ struct FamilyTable {
     id: nftables::Table,
     content: Table,
     detector: LocalDetector,
-}
-
-/// A batch, and which group asked for which of its operations.
-#[derive(Default)]
-struct Attributed {
-    batch: Batch,
-    groups: BTreeMap<usize, GroupId>,
+    /// Chains that are there and that no entry leads to at the moment: numbers of backends come back.
+    unused: BTreeSet<(SetName, Dispatch)>,
 }
 
 impl Nftables {
@@ -55,59 +55,88 @@ impl Nftables {
         self.socket.port()
     }
 
-    fn run(&mut self, attributed: &Attributed, generation: Option<u32>) -> Result<usize, Refused> {
-        attributed.batch.run(&mut self.socket, generation)?;
-        Ok(attributed.batch.operations().len())
-    }
-
     /// Makes the kernel hold `tables`, whatever it holds now.
-    fn restore_tables(&mut self, tables: &[FamilyTable]) -> Result<usize, Refused> {
+    fn restore_tables(&mut self, tables: &mut [FamilyTable]) -> Result<usize, Refused> {
         for _ in 0..RESTORE_ATTEMPTS {
             let generation = nftables::generation(&mut self.socket)?;
-            let mut attributed = Attributed::default();
-            for table in tables {
+            let mut chains = Batch::new();
+            let mut elements = Batch::new();
+            for table in &mut *tables {
                 let wanted = table.content.content();
-                match table.read(&mut self.socket)? {
+                let changes = match table.read(&mut self.socket)? {
                     Some(held) => {
-                        table.append(&mut attributed, None, &held.changes_to(&wanted), &held)
+                        let changes = held.changes_to(&wanted);
+                        table.unused = changes.old_chains.clone();
+                        table.append_chains(&mut chains, &held.chains, &changes.new_chains);
+                        changes
                     }
                     None => {
-                        table.append_constant(&mut attributed.batch);
-                        let empty = Content::default();
-                        table.append(&mut attributed, None, &empty.changes_to(&wanted), &empty);
+                        let changes = Content::default().changes_to(&wanted);
+                        table.unused.clear();
+                        table.append_constant(&mut chains);
+                        table.append_chains(&mut chains, &BTreeSet::new(), &changes.new_chains);
+                        changes
                     }
-                }
+                };
+                table.append_elements(&mut elements, &changes);
             }
-            match self.run(&attributed, Some(generation)) {
+            let mut operations = chains.operations().len() + elements.operations().len();
+            let outcome = chains.run(&mut self.socket, Some(generation)).and_then(|()| {
+                // If the first batch was not empty, it has made the next generation.
+                let generation = generation.wrapping_add(u32::from(!chains.is_empty()));
+                elements.run(&mut self.socket, Some(generation))
+            });
+            match outcome {
                 Err(Refused::Stale) => continue,
-                outcome => return outcome,
+                Err(other) => return Err(other),
+                Ok(()) => operations += self.remove_unused(tables)?,
             }
+            return Ok(operations);
         }
         Err(Refused::Stale)
+    }
+
+    /// Removes chains that no entry leads to, if there are many.
+    fn remove_unused(&mut self, tables: &mut [FamilyTable]) -> Result<usize, Refused> {
+        let mut batch = Batch::new();
+        for table in tables.iter_mut().filter(|table| table.unused.len() > MAX_UNUSED_CHAINS) {
+            table.append_removal_of_unused(&mut batch);
+        }
+        batch.run(&mut self.socket, None)?;
+        if !batch.is_empty() {
+            for table in tables.iter_mut().filter(|table| table.unused.len() > MAX_UNUSED_CHAINS) {
+                table.unused.clear();
+            }
+        }
+        Ok(batch.operations().len())
     }
 
     /// Builds the tables anew with each group's elements in operations of their own, to learn which
     /// groups the kernel refuses.
     fn find_refused(&mut self, whole: &Delta<'_>) -> Result<Vec<(GroupId, String)>> {
-        let mut attributed = Attributed::default();
+        let mut batch = Batch::new();
+        let mut owners: BTreeMap<usize, GroupId> = BTreeMap::new();
         for mut table in empty_tables(whole) {
-            table.append_constant(&mut attributed.batch);
+            table.append_constant(&mut batch);
             if let Some(plan) = whole.node {
                 let changes = table.content.set_node(plan);
-                table.append(&mut attributed, None, &changes, &Content::default());
+                table.append_elements(&mut batch, &changes);
             }
             for (id, group) in &whole.groups {
-                let before = Content { chains: table.content.chains(), ..Content::default() };
+                let first = batch.operations().len();
+                let before = table.content.chains();
                 let changes = table.content.set_groups([(id, group.as_ref())]);
-                table.append(&mut attributed, Some(id), &changes, &before);
+                table.append_chains(&mut batch, &before, &changes.new_chains);
+                table.append_elements(&mut batch, &changes);
+                owners.extend((first..batch.operations().len()).map(|i| (i, id.clone())));
             }
         }
-        match self.run(&attributed, None) {
-            Ok(_) => Ok(Vec::new()),
+        match batch.run(&mut self.socket, None) {
+            Ok(()) => Ok(Vec::new()),
             Err(Refused::Operations(refusals)) => {
                 let mut groups = BTreeMap::new();
                 for refusal in refusals {
-                    if let Some(id) = attributed.groups.get(&refusal.operation) {
+                    if let Some(id) = owners.get(&refusal.operation) {
                         groups.entry(id.clone()).or_insert_with(|| refusal.error.to_string());
                     }
                 }
@@ -131,7 +160,7 @@ impl Backend for Nftables {
             }
             table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
         }
-        match self.restore_tables(&tables) {
+        match self.restore_tables(&mut tables) {
             Ok(operations) => {
                 self.tables = tables;
                 Ok(operations)
@@ -145,17 +174,28 @@ impl Backend for Nftables {
     }
 
     fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
-        let mut attributed = Attributed::default();
+        let mut chains = Batch::new();
+        let mut elements = Batch::new();
         for table in &mut self.tables {
-            let before = Content { chains: table.content.chains(), ..Content::default() };
+            let mut present = table.content.chains();
+            present.append(&mut table.unused.clone());
             let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
             let mut changes = table.content.set_groups(groups);
             if let Some(plan) = change.node {
                 changes.merge(table.content.set_node(plan));
             }
-            table.append(&mut attributed, None, &changes, &before);
+            let missing = changes.new_chains.difference(&present).copied().collect();
+            table.append_chains(&mut chains, &present, &missing);
+            table.append_elements(&mut elements, &changes);
+            table.unused.retain(|chain| !changes.new_chains.contains(chain));
+            table.unused.append(&mut changes.old_chains);
         }
-        self.run(&attributed, None).map_err(failure)
+        chains.run(&mut self.socket, None).map_err(failure)?;
+        elements.run(&mut self.socket, None).map_err(failure)?;
+        let mut tables = std::mem::take(&mut self.tables);
+        let removed = self.remove_unused(&mut tables).map_err(failure);
+        self.tables = tables;
+        Ok(chains.operations().len() + elements.operations().len() + removed?)
     }
 
     fn cleanup(&mut self) -> Result<()> {
@@ -209,28 +249,22 @@ impl FamilyTable {
         }
     }
 
-    /// Appends changes to what `before` is of chains.
-    fn append(
+    /// Appends chains that choose a backend, given those that are there.
+    ///
+    /// They go in before the elements that lead to them, in a transaction of their own: a packet
+    /// that is on its way through the table sees new elements at once, but the rules of the moment
+    /// at which it entered, and so would find a new chain empty.
+    fn append_chains(
         &self,
-        attributed: &mut Attributed,
-        group: Option<&GroupId>,
-        changes: &Changes,
-        before: &Content,
+        batch: &mut Batch,
+        present: &BTreeSet<(SetName, Dispatch)>,
+        new: &BTreeSet<(SetName, Dispatch)>,
     ) {
-        let first = attributed.batch.operations().len();
-        let batch = &mut attributed.batch;
         let table = || self.id.clone();
-        let after: BTreeSet<_> = before
-            .chains
-            .union(&changes.new_chains)
-            .filter(|chain| !changes.old_chains.contains(chain))
-            .copied()
-            .collect();
-        let (old, new) = (timeouts(&before.chains), timeouts(&after));
-        for seconds in new.difference(&old) {
+        for seconds in timeouts(new).difference(&timeouts(present)) {
             batch.push(Operation::AddSet(table(), affinity_set(self.family(), *seconds)));
         }
-        for (set, dispatch) in &changes.new_chains {
+        for (set, dispatch) in new {
             let chain = self.rules().choosing_chain(*set, *dispatch);
             let element = dispatch_element(*set, *dispatch);
             let name = chain.name.clone();
@@ -238,24 +272,30 @@ impl FamilyTable {
             push_rules(batch, &self.id, chain);
             batch.push(Operation::AddElements(table(), dispatch_map(*set), vec![element]));
         }
+    }
+
+    fn append_elements(&self, batch: &mut Batch, changes: &Changes) {
+        let table = || self.id.clone();
         for (set, elements) in by_set(&changes.removed) {
             batch.push(Operation::DeleteElements(table(), set.as_str().into(), elements));
         }
         for (set, elements) in by_set(&changes.added) {
             batch.push(Operation::AddElements(table(), set.as_str().into(), elements));
         }
-        for (set, dispatch) in &changes.old_chains {
+    }
+
+    fn append_removal_of_unused(&self, batch: &mut Batch) {
+        let table = || self.id.clone();
+        for (set, dispatch) in &self.unused {
             let element = dispatch_element(*set, *dispatch);
             batch.push(Operation::DeleteElements(table(), dispatch_map(*set), vec![element]));
+        }
+        for (set, dispatch) in &self.unused {
             let chain = rules::dispatch_chain(*set, *dispatch);
             batch.push(Operation::DeleteChain(table(), chain));
         }
-        for seconds in old.difference(&new) {
+        for seconds in timeouts(&self.unused).difference(&timeouts(&self.content.chains())) {
             batch.push(Operation::DeleteSet(table(), affinity_map(*seconds)));
-        }
-        if let Some(group) = group {
-            let operations = first..attributed.batch.operations().len();
-            attributed.groups.extend(operations.map(|operation| (operation, group.clone())));
         }
     }
 
@@ -354,6 +394,7 @@ fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
             id: table_id(family),
             content: Table::new(content),
             detector: detector.clone().unwrap_or(LocalDetector::None),
+            unused: BTreeSet::new(),
         })
         .into()
 }
@@ -374,7 +415,8 @@ fn comment(rule: &[nftables::Expression]) -> String {
 
 fn dispatch_element(set: SetName, dispatch: Dispatch) -> nftables::Element {
     let chain = rules::dispatch_chain(set, dispatch);
-    nftables::Element::verdict(dispatch.to_bytes(), Verdict::Goto(chain))
+    // A chain that finds no backend comes back, and the maps are asked again.
+    nftables::Element::verdict(dispatch.to_bytes(), Verdict::Jump(chain))
 }
 
 /// The hook of a chain; `None` if packets come from other chains only.

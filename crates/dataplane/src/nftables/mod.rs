@@ -10,5 +10,7 @@ pub mod render;
 pub mod rules;
 mod sets;
 pub mod table;
+mod watch;
 
 pub use backend::{Nftables, TABLE};
+pub use watch::watch;

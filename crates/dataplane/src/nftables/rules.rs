@@ -155,7 +155,7 @@ impl<'a> Rules<'a> {
             rules.push(self.guard());
             rules.push([self.is_outside(), vec![goto("services-outside")]].concat());
         }
-        for set in maps(outside) {
+        for set in twice(maps(outside)) {
             let dispatch = self.lookup(&dispatch_map(set), ENTRY, Outcome::Verdict);
             rules.push(
                 [self.gate(set), self.packet_key(set), self.entry(set), vec![dispatch]].concat(),
@@ -240,7 +240,7 @@ impl<'a> Rules<'a> {
                 vec![mask(FLAGS, origin), self.lookup(SOURCES, FLAGS, Outcome::Verdict)];
             [gate, self.original_key(set), self.entry(set), treatment].concat()
         };
-        maps(outside).into_iter().map(rule).collect()
+        twice(maps(outside)).map(rule).collect()
     }
 
     /// Goes on for connections from outside only.
@@ -359,7 +359,8 @@ impl<'a> Rules<'a> {
             set: map.clone(),
             operation,
             key: self.client(),
-            value: (operation == DynamicSetOperation::Update).then_some(AFTER_SET),
+            // The kernel wants a value for every operation on a map, for deletions too.
+            value: Some(AFTER_SET),
             timeout: None,
         }
     }
@@ -416,6 +417,15 @@ fn maps(outside: bool) -> Vec<SetName> {
         ],
         false => vec![SetName::Frontends, SetName::NodePorts],
     }
+}
+
+/// Every lookup of a packet sees the table as it is at that moment, so a transaction between two
+/// lookups of one packet can let the second one miss: an entry said three backends, and now there
+/// are two. Asking again from the start finds the new state. (Kernels before 6.17 can also miss an
+/// element that is replaced within a transaction.) A packet that meets its entry asks once.
+fn twice(maps: Vec<SetName>) -> impl Iterator<Item = SetName> {
+    let again = maps.clone();
+    maps.into_iter().chain(again)
 }
 
 fn goto(chain: &str) -> Expression {

@@ -1,0 +1,145 @@
+//! UDP connections that connection tracking keeps on endpoints which no longer answer.
+//!
+//! A UDP client has no connection to lose: as long as it sends, its entry lives, and its packets go
+//! where the entry says. So entries of changed ports that lead to nobody who serves are forgotten
+//! once the new endpoints are programmed, among them entries made while there was no endpoint at
+//! all. TCP and SCTP clients notice by themselves, and are left alone.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use kernel::conntrack::{self, Transport};
+use kernel::netlink::Socket;
+use model::{Family, Protocol};
+use plan::{FrontendAddress, Group};
+
+/// Forgets the entries of the UDP ports of `groups` that lead to endpoints which do not serve them;
+/// answers how many. `socket` is one for netfilter, of the namespace that is meant.
+pub fn forget_stale<'g>(
+    socket: &mut Socket,
+    groups: impl IntoIterator<Item = &'g Group>,
+) -> kernel::Result<usize> {
+    let serving = Serving::of(groups);
+    let mut forgotten = 0;
+    for family in serving.families() {
+        let netfilter_family = match family {
+            Family::V4 => kernel::nftables::Family::Ipv4,
+            Family::V6 => kernel::nftables::Family::Ipv6,
+        };
+        forgotten += conntrack::delete_stale(socket, netfilter_family, Transport::Udp, |entry| {
+            serving.is_stale(entry.original.destination, entry.reply.source)
+        })?;
+    }
+    Ok(forgotten)
+}
+
+/// Who serves which UDP frontend. Ports that nobody serves are not in it: their entries age.
+#[derive(Debug, Default)]
+struct Serving<'g> {
+    addresses: HashMap<SocketAddr, &'g [SocketAddr]>,
+    node_ports: HashMap<(Family, u16), &'g [SocketAddr]>,
+}
+
+impl<'g> Serving<'g> {
+    fn of(groups: impl IntoIterator<Item = &'g Group>) -> Self {
+        let mut all = Self::default();
+        for group in groups {
+            for frontend in group.frontends.iter().filter(|f| f.key.protocol == Protocol::Udp) {
+                let Some(port) = group.udp_ports.iter().find(|udp| udp.port == frontend.port)
+                else {
+                    continue;
+                };
+                if port.serving.is_empty() {
+                    continue;
+                }
+                let number = frontend.key.port.get();
+                match frontend.key.address {
+                    FrontendAddress::Ip(ip) => {
+                        all.addresses.insert(SocketAddr::new(ip, number), &port.serving);
+                    }
+                    FrontendAddress::AnyOfNode(family) => {
+                        all.node_ports.insert((family, number), &port.serving);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    fn families(&self) -> BTreeSet<Family> {
+        let of_addresses = self.addresses.keys().map(|address| Family::of(address.ip()));
+        of_addresses.chain(self.node_ports.keys().map(|(family, _)| *family)).collect()
+    }
+
+    /// Whether a connection to `destination` that leads to `server` belongs to a frontend and
+    /// should lead elsewhere.
+    fn is_stale(&self, destination: SocketAddr, server: SocketAddr) -> bool {
+        let node_port = (Family::of(destination.ip()), destination.port());
+        self.addresses
+            .get(&destination)
+            .or_else(|| self.node_ports.get(&node_port))
+            .is_some_and(|serving| !serving.contains(&server))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU16;
+
+    use plan::{Action, Frontend, FrontendKey, PortId, Refusal, Rule, UdpPort};
+
+    use super::*;
+
+    fn group(protocol: Protocol, serving: &[&str]) -> Group {
+        let port = PortId { group: "g".into(), name: "p".into(), protocol, family: Family::V4 };
+        let refuse = || Action::Reject(Refusal::NoEndpoints);
+        let frontend = |address, number| Frontend {
+            key: FrontendKey { address, protocol, port: NonZeroU16::new(number).unwrap() },
+            port: port.clone(),
+            rule: Rule::ClusterIp,
+            pod: refuse(),
+            node: refuse(),
+            outside: refuse(),
+            allowed_sources: None,
+            affinity: None,
+        };
+        let mut group = Group::empty("g".into());
+        let vip = FrontendAddress::Ip("10.96.0.10".parse().unwrap());
+        group.frontends =
+            vec![frontend(vip, 53), frontend(FrontendAddress::AnyOfNode(Family::V4), 30053)];
+        let serving = serving.iter().map(|text| text.parse().unwrap()).collect();
+        group.udp_ports = vec![UdpPort { port, serving }];
+        group
+    }
+
+    fn is_stale(group: &Group, destination: &str, server: &str) -> bool {
+        Serving::of([group]).is_stale(destination.parse().unwrap(), server.parse().unwrap())
+    }
+
+    #[test]
+    fn entries_that_lead_to_nobody_who_serves_are_stale() {
+        let group = group(Protocol::Udp, &["10.244.1.2:5353"]);
+        // Its endpoint is gone, or it began when there was none.
+        assert!(is_stale(&group, "10.96.0.10:53", "10.244.1.9:5353"));
+        assert!(is_stale(&group, "10.96.0.10:53", "10.96.0.10:53"));
+        assert!(is_stale(&group, "192.0.2.1:30053", "10.244.1.9:5353"));
+    }
+
+    #[test]
+    fn entries_of_serving_endpoints_and_of_others_stay() {
+        let group = group(Protocol::Udp, &["10.244.1.2:5353"]);
+        assert!(!is_stale(&group, "10.96.0.10:53", "10.244.1.2:5353"));
+        assert!(!is_stale(&group, "192.0.2.1:30053", "10.244.1.2:5353"));
+        assert!(!is_stale(&group, "10.96.0.10:54", "10.244.1.9:5353"));
+        assert!(!is_stale(&group, "[2001:db8::1]:30053", "[2001:db8::2]:5353"));
+    }
+
+    #[test]
+    fn ports_that_nobody_serves_and_other_protocols_are_left_alone() {
+        let nobody = group(Protocol::Udp, &[]);
+        assert!(!is_stale(&nobody, "10.96.0.10:53", "10.244.1.9:5353"));
+        assert!(Serving::of([&nobody]).families().is_empty());
+        let tcp = group(Protocol::Tcp, &["10.244.1.2:5353"]);
+        assert!(!is_stale(&tcp, "10.96.0.10:53", "10.244.1.9:5353"));
+    }
+}
