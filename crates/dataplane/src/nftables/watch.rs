@@ -1,7 +1,6 @@
 //! Noticing that somebody else changed our tables.
 
 use std::collections::BTreeSet;
-use std::io;
 
 use kernel::nftables::{Family, Monitor, Notification};
 use tokio::io::unix::AsyncFd;
@@ -15,8 +14,12 @@ use crate::sync::{Update, Updates};
 ///
 /// The future ends when the loop does. It has to be made and polled within a tokio runtime.
 pub fn watch(own: u32, updates: Updates) -> Result<impl Future<Output = ()> + Send + 'static> {
-    let opened = |source: io::Error| kernel::Error::os("watch the packet filter", source);
-    let mut monitor = AsyncFd::register(Monitor::open()?).map_err(opened)?;
+    let opened = |source: std::io::Error| kernel::Error::os("watch the packet filter", source);
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; a monitor keeps its descriptor for life"
+    )]
+    let mut monitor = AsyncFd::new(Monitor::open()?).map_err(opened)?;
     Ok(async move {
         let mut touched: BTreeSet<Family> = BTreeSet::new();
         loop {
