@@ -50,11 +50,9 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Runs until the container has ended for good. `adopted` is its process, if it runs already;
-    /// `lost` says that it ran when the last runner ended, and does not now.
-    pub(super) async fn run(mut self, adopted: Option<Process>) {
+    /// Runs until the container has ended for good. `adopted` is its process, if it runs already.
+    pub(super) async fn run(mut self, mut adopted: Option<Process>) {
         let mut backoff = Backoff::new(self.node.config.backoff_base);
-        let mut adopted = adopted;
         if adopted.is_none() && self.status.state.is_running() {
             // It ended while nobody watched.
             self.ended(Exit::Unknown, "");
@@ -70,6 +68,9 @@ impl Task {
             match prepared {
                 Ok((process, program)) => {
                     if !is_adopted {
+                        self.status.started = self.container.startup_probe.is_none();
+                        self.status.ready =
+                            self.status.started && self.container.readiness_probe.is_none();
                         self.status.state = State::Running { started_at: now() };
                         let id = &self.sandbox.id;
                         let run = self.status.restart_count;
@@ -168,7 +169,8 @@ impl Task {
         }
     }
 
-    /// Watches a running process to its end.
+    /// Watches a running process to its end. What is known of its readiness stands until a probe
+    /// says otherwise: an adopted container gets traffic on.
     async fn supervise(&mut self, process: Process, program: Program) {
         let (findings, mut found) = mpsc::channel(8);
         let (started, _) = watch::channel(false);
@@ -178,12 +180,15 @@ impl Task {
             Ok(target) => {
                 let target = Arc::new(target);
                 let questions = [
-                    (Purpose::Startup, &self.container.startup_probe),
-                    (Purpose::Readiness, &self.container.readiness_probe),
-                    (Purpose::Liveness, &self.container.liveness_probe),
+                    (
+                        Purpose::Startup,
+                        self.container.startup_probe.as_ref().filter(|_| !self.status.started),
+                    ),
+                    (Purpose::Readiness, self.container.readiness_probe.as_ref()),
+                    (Purpose::Liveness, self.container.liveness_probe.as_ref()),
                 ];
                 for (purpose, probe) in questions {
-                    if let Some(probe) = probe.clone() {
+                    if let Some(probe) = probe.cloned() {
                         let (target, findings) = (target.clone(), findings.clone());
                         probes.spawn(probe::run(
                             purpose,
@@ -197,8 +202,6 @@ impl Task {
             }
             Err(error) => tracing::warn!(container = self.container.name, %error, "not probed"),
         }
-        self.status.started = self.container.startup_probe.is_none();
-        self.status.ready = self.status.started && self.container.readiness_probe.is_none();
         started.send_replace(self.status.started);
         self.report(name);
 
@@ -256,6 +259,7 @@ impl Task {
             process: process.try_clone()?,
             cgroup: self.cgroup(),
             program,
+            is_ready: self.status.ready,
         })
     }
 

@@ -98,9 +98,16 @@ impl Task {
         let mut tasks = JoinSet::new();
         let pod = Arc::new(self.saved.pod.clone());
         for container in containers {
-            let SavedContainer { status, process } = self.container(container);
+            let SavedContainer { mut status, process } = self.container(container);
             if !is_restarted(policy, &status.state) {
                 continue;
+            }
+            let process = process.and_then(|process| process.open());
+            if process.is_none() {
+                // Not to be told of while its task finds out what became of it.
+                (status.ready, status.started) = (false, false);
+                let known = SavedContainer { status: status.clone(), process: None };
+                self.saved.containers.insert(container.name.clone(), known);
             }
             let task = container::Task {
                 node: self.node.clone(),
@@ -112,7 +119,7 @@ impl Task {
                 news: sender.clone(),
                 stop: self.stop.clone(),
             };
-            tasks.spawn(task.run(process.and_then(|process| process.open())));
+            tasks.spawn(task.run(process));
         }
         drop(sender);
         self.publish();
@@ -134,7 +141,6 @@ impl Task {
     async fn sandbox(&mut self) -> Option<Sandbox> {
         let mut backoff = Backoff::new(self.node.config.backoff_base);
         while !self.is_stopping() {
-            self.publish();
             match self.try_sandbox().await {
                 Ok(sandbox) => {
                     self.summary.failure = None;
@@ -166,6 +172,7 @@ impl Task {
                 container.process = None;
             }
         }
+        self.publish();
         // Written first, so that what a crash leaves can be found.
         self.saved.attempt += 1;
         self.saved.sandbox = None;

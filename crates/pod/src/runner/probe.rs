@@ -55,6 +55,8 @@ pub(super) struct Target {
     pub(super) cgroup: Cgroup,
     /// How its own program was started; commands get the same environment.
     pub(super) program: Program,
+    /// What is known of its readiness at first.
+    pub(super) is_ready: bool,
 }
 
 /// Asks until aborted. Begins when `started` is true, unless the purpose is to find that out.
@@ -77,8 +79,8 @@ pub(super) async fn run(
     let failures_allowed = probe.failure_threshold.unwrap_or(3).max(1);
     sleep(Duration::from_secs(probe.initial_delay_seconds.into())).await;
     let (mut successes, mut failures) = (0u32, 0u32);
-    let mut is_ready = false;
-    let mut eager = (purpose == Purpose::Readiness).then_some(EAGER);
+    let mut is_ready = target.is_ready;
+    let mut eager = (purpose == Purpose::Readiness && !is_ready).then_some(EAGER);
     loop {
         let answer = match timeout(limit, ask(&probe, &target, limit)).await {
             Ok(answer) => answer,
