@@ -7,6 +7,7 @@
 //! Start reading at [`backend`] for what a backend is, then [`nftables::layout`] for how ours works.
 
 pub mod backend;
+pub mod conntrack;
 mod error;
 pub mod fake;
 pub mod nftables;

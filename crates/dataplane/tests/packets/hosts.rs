@@ -14,12 +14,48 @@ use kernel::route::{NextHop, Route, Rtnetlink, VethEnd};
 use kernel::sysctl;
 use tempfile::TempDir;
 
-pub(crate) const VIP: &str = "10.96.0.50";
-pub(crate) const NODE: &str = "192.0.2.1";
-pub(crate) const OUTSIDE: &str = "192.0.2.2";
-pub(crate) const POD_A: &str = "10.244.1.10";
-pub(crate) const POD_B: &str = "10.244.2.11";
-pub(crate) const POD_C: &str = "10.244.1.12";
+pub(crate) const VIP: &str = V4.vip;
+pub(crate) const NODE: &str = V4.node;
+pub(crate) const OUTSIDE: &str = V4.outside;
+pub(crate) const POD_A: &str = V4.pod_a;
+pub(crate) const POD_B: &str = V4.pod_b;
+pub(crate) const POD_C: &str = V4.pod_c;
+
+/// The addresses of everybody in one family.
+pub(crate) struct Addresses {
+    pub(crate) vip: &'static str,
+    pub(crate) node: &'static str,
+    pub(crate) outside: &'static str,
+    pub(crate) pod_a: &'static str,
+    pub(crate) pod_b: &'static str,
+    pub(crate) pod_c: &'static str,
+    /// The node, as its pods see it.
+    gateway: &'static str,
+    /// Everywhere.
+    default: &'static str,
+}
+
+pub(crate) const V4: Addresses = Addresses {
+    vip: "10.96.0.50",
+    node: "192.0.2.1",
+    outside: "192.0.2.2",
+    pod_a: "10.244.1.10",
+    pod_b: "10.244.2.11",
+    pod_c: "10.244.1.12",
+    gateway: "169.254.1.1",
+    default: "0.0.0.0/0",
+};
+
+pub(crate) const V6: Addresses = Addresses {
+    vip: "fd00:96::50",
+    node: "2001:db8::1",
+    outside: "2001:db8::2",
+    pod_a: "fd00:244:1::10",
+    pod_b: "fd00:244:2::11",
+    pod_c: "fd00:244:1::12",
+    gateway: "fd00:244::1",
+    default: "::/0",
+};
 
 /// `RTPROT_STATIC`.
 const STATIC: u8 = 4;
@@ -47,31 +83,44 @@ pub(crate) struct Answer {
 
 impl Hosts {
     pub(crate) fn new() -> Self {
+        Self::with(&V4)
+    }
+
+    pub(crate) fn with(net: &'static Addresses) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let make = |name: &str| {
             let netns = Netns::create(&directory.path().join(name))
                 .expect("a network namespace can be made: these tests need root");
-            netns.run(|| Rtnetlink::open()?.set_up("lo")).unwrap().unwrap();
+            let prepare = || {
+                // An address is usable at once.
+                sysctl::write("net/ipv6/conf/default/accept_dad", "0")?;
+                Rtnetlink::open()?.set_up("lo")
+            };
+            netns.run(prepare).unwrap().unwrap();
             netns
         };
         let node = make("node");
-        node.run(|| sysctl::write("net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        let forward = || {
+            sysctl::write("net/ipv4/ip_forward", "1")?;
+            sysctl::write("net/ipv6/conf/all/forwarding", "1")
+        };
+        node.run(forward).unwrap().unwrap();
         let attach = |name: &str, address: &str, node_address: &str| {
             let host = make(name);
-            attach(&node, name, node_address, &host, address);
+            attach(&node, name, node_address, &host, address, net.default);
             host
         };
-        let outside = attach("outside", OUTSIDE, NODE);
+        let outside = attach("outside", net.outside, net.node);
         // A node has a default route: what it sends to a virtual address is routed before it is
         // translated.
         let gateway =
-            NextHop::Gateway { address: OUTSIDE.parse().unwrap(), link: None, onlink: false };
-        let default = Route::new("0.0.0.0/0".parse().unwrap(), gateway, STATIC);
+            NextHop::Gateway { address: net.outside.parse().unwrap(), link: None, onlink: false };
+        let default = Route::new(net.default.parse().unwrap(), gateway, STATIC);
         Rtnetlink::open_in(&node).unwrap().replace_route(&default).unwrap();
         let pods = [
-            ("pod-a", POD_A, "169.254.1.1"),
-            ("pod-b", POD_B, "169.254.1.1"),
-            ("pod-c", POD_C, "169.254.1.1"),
+            ("pod-a", net.pod_a, net.gateway),
+            ("pod-b", net.pod_b, net.gateway),
+            ("pod-c", net.pod_c, net.gateway),
         ];
         let mut pods = pods.map(|(name, address, gateway)| {
             let pod = attach(name, address, gateway);
@@ -123,18 +172,20 @@ impl Host {
 
     /// Sends a datagram and asks who is there.
     pub(crate) fn udp(&self, address: &str, port: u16) -> io::Result<Answer> {
+        self.udp_client(address, port).ask()
+    }
+
+    /// A client that asks again and again from one port.
+    pub(crate) fn udp_client(&self, address: &str, port: u16) -> UdpClient {
         let to = SocketAddr::new(address.parse().unwrap(), port);
-        self.0
-            .run(|| {
-                let socket = UdpSocket::bind("0.0.0.0:0")?;
-                socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-                socket.connect(to)?;
-                socket.send(b"who")?;
-                let mut buffer = [0; 200];
-                let length = socket.recv(&mut buffer)?;
-                answer(&String::from_utf8_lossy(&buffer[..length]))
-            })
-            .unwrap()
+        let connected = || {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            io::Result::Ok(socket)
+        };
+        UdpClient(self.0.run(connected).unwrap().unwrap())
     }
 
     /// Whether a connection attempt gets no answer of any kind for that long.
@@ -146,6 +197,19 @@ impl Host {
     }
 }
 
+/// A connected UDP socket.
+pub(crate) struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    /// Asks who is there.
+    pub(crate) fn ask(&self) -> io::Result<Answer> {
+        self.0.send(b"who")?;
+        let mut buffer = [0; 200];
+        let length = self.0.recv(&mut buffer)?;
+        answer(&String::from_utf8_lossy(&buffer[..length]))
+    }
+}
+
 fn answer(text: &str) -> io::Result<Answer> {
     let (server, client) =
         text.split_once(' ').ok_or_else(|| io::Error::other("the server said nothing"))?;
@@ -153,7 +217,14 @@ fn answer(text: &str) -> io::Result<Answer> {
 }
 
 /// Joins a host to the node by a veth and routes.
-fn attach(node: &Netns, name: &str, node_address: &str, host: &Netns, address: &str) {
+fn attach(
+    node: &Netns,
+    name: &str,
+    node_address: &str,
+    host: &Netns,
+    address: &str,
+    default: &str,
+) {
     let host_net = |ip: &str| ip.parse::<IpAddr>().unwrap().into();
     let mut on_node = Rtnetlink::open_in(node).unwrap();
     let peer = VethEnd { netns: Some(host), ..VethEnd::new("eth0") };
@@ -174,7 +245,7 @@ fn attach(node: &Netns, name: &str, node_address: &str, host: &Netns, address: &
         link: Some(eth0.index),
         onlink: true,
     };
-    on_host.replace_route(&Route::new("0.0.0.0/0".parse().unwrap(), gateway, STATIC)).unwrap();
+    on_host.replace_route(&Route::new(default.parse().unwrap(), gateway, STATIC)).unwrap();
 }
 
 /// Answers TCP and UDP on port 8080 with the server's and the client's address, until the process
@@ -182,7 +253,8 @@ fn attach(node: &Netns, name: &str, node_address: &str, host: &Netns, address: &
 fn serve(pod: &Netns, address: &'static str) {
     let (tcp, udp) = pod
         .run(|| {
-            (TcpListener::bind("0.0.0.0:8080").unwrap(), UdpSocket::bind("0.0.0.0:8080").unwrap())
+            let tcp = TcpListener::bind((address, 8080)).unwrap();
+            (tcp, UdpSocket::bind((address, 8080)).unwrap())
         })
         .unwrap();
     thread::spawn(move || {

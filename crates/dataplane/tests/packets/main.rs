@@ -2,7 +2,9 @@
 //!
 //! Needs root. Everything happens in network namespaces that the tests make.
 
+mod conntrack;
 mod hosts;
+mod ipv6;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dataplane::nftables::Nftables;
 use dataplane::{Backend, Delta, Sync, Update};
-use hosts::{Hosts, NODE, OUTSIDE, POD_A, POD_B, POD_C, VIP};
+use hosts::{Addresses, Hosts, NODE, OUTSIDE, POD_A, POD_B, POD_C, V4, V6, VIP};
 use model::{Event, Object, ObjectName, World};
 use plan::{
     LocalDetector, NodeFacts, NodePlan, NodePortAddresses, NodeSettings, plan_service,
@@ -28,23 +30,30 @@ fn facts() -> NodeFacts {
     NodeFacts {
         settings: NodeSettings {
             node_name: "n1".into(),
-            local_detector: LocalDetector::Sources(vec!["10.244.0.0/16".parse().unwrap()]),
+            local_detector: LocalDetector::Sources(
+                ["10.244.0.0/16", "fd00:244::/32"].map(|range| range.parse().unwrap()).into(),
+            ),
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
         },
         zone: None,
-        addresses: vec![NODE.parse().unwrap()],
+        addresses: [V4.node, V6.node].map(|ip| ip.parse().unwrap()).into(),
     }
 }
 
 /// The Service `web` on port 80 and node port 30080, with changes to its spec, and its endpoints.
 fn cluster(spec: Value, endpoints: &[&str]) -> World {
+    cluster_with(&V4, spec, endpoints)
+}
+
+/// As [`cluster`], with the addresses of any family.
+fn cluster_with(net: &Addresses, spec: Value, endpoints: &[&str]) -> World {
     let mut world = World::new();
     for protocol in ["TCP", "UDP"] {
         let name = protocol.to_lowercase();
         let mut service = json!({
             "metadata": {"name": name, "namespace": "default"},
-            "spec": {"type": "NodePort", "clusterIP": VIP,
+            "spec": {"type": "NodePort", "clusterIP": net.vip,
                      "ports": [{"name": "p", "port": 80, "protocol": protocol, "nodePort": 30080}]},
         });
         for (key, value) in spec.as_object().unwrap() {
@@ -53,14 +62,15 @@ fn cluster(spec: Value, endpoints: &[&str]) -> World {
         let endpoints: Vec<_> = endpoints
             .iter()
             .map(|ip| {
-                let node = if *ip == POD_B { "n2" } else { "n1" };
+                let node = if *ip == net.pod_b { "n2" } else { "n1" };
                 json!({"addresses": [ip], "nodeName": node})
             })
             .collect();
         let slice = json!({
             "metadata": {"name": name, "namespace": "default",
                          "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4", "endpoints": endpoints,
+            "addressType": if net.vip.contains(':') { "IPv6" } else { "IPv4" },
+            "endpoints": endpoints,
             "ports": [{"name": "p", "port": 8080, "protocol": protocol}],
         });
         world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
@@ -70,7 +80,8 @@ fn cluster(spec: Value, endpoints: &[&str]) -> World {
 }
 
 fn plan_of(world: &World) -> NodePlan {
-    let mut plan = NodePlan::new(facts(), vec!["10.96.0.0/16".parse().unwrap()]);
+    let ranges = ["10.96.0.0/16", "fd00:96::/112"].map(|range| range.parse().unwrap());
+    let mut plan = NodePlan::new(facts(), ranges.into());
     for (name, _) in world.services() {
         plan.replace(&group_id(name), plan_service(world, &facts(), name));
     }

@@ -1,4 +1,4 @@
-//! UDP connections that connection tracking keeps on endpoints which no longer answer.
+//! UDP connections that connection tracking keeps on endpoints which no longer serve.
 //!
 //! A UDP client has no connection to lose: as long as it sends, its entry lives, and its packets go
 //! where the entry says. So entries of changed ports that lead to nobody who serves are forgotten
@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use kernel::conntrack::{self, Transport};
+use kernel::conntrack::Transport;
 use kernel::netlink::Socket;
 use model::{Family, Protocol};
 use plan::{FrontendAddress, Group};
@@ -26,9 +26,10 @@ pub fn forget_stale<'g>(
             Family::V4 => kernel::nftables::Family::Ipv4,
             Family::V6 => kernel::nftables::Family::Ipv6,
         };
-        forgotten += conntrack::delete_stale(socket, netfilter_family, Transport::Udp, |entry| {
-            serving.is_stale(entry.original.destination, entry.reply.source)
-        })?;
+        forgotten +=
+            kernel::conntrack::delete_stale(socket, netfilter_family, Transport::Udp, |entry| {
+                serving.is_stale(entry.original.destination, entry.reply.source)
+            })?;
     }
     Ok(forgotten)
 }

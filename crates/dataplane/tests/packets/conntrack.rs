@@ -1,0 +1,65 @@
+//! UDP clients that go on sending from one port follow the endpoints.
+
+use dataplane::conntrack::forget_stale;
+use kernel::netlink::{Protocol, Socket};
+use model::World;
+use serde_json::json;
+
+use crate::hosts::{Addresses, Hosts, V4, V6};
+use crate::{cluster_with, plan_of, programmed, update};
+
+fn repair(hosts: &Hosts, world: &World) -> usize {
+    let mut socket = hosts.node.run(|| Socket::open(Protocol::Netfilter)).unwrap().unwrap();
+    forget_stale(&mut socket, plan_of(world).groups().map(|group| &**group)).unwrap()
+}
+
+fn clients_follow_the_endpoints(net: &'static Addresses) {
+    let hosts = Hosts::with(net);
+    let cluster = |endpoints: &[&str]| cluster_with(net, json!({}), endpoints);
+    let old = cluster(&[net.pod_a]);
+    let mut backend = programmed(&hosts, &old);
+    let pod = hosts.pod_c.udp_client(net.vip, 80);
+    let outside = hosts.outside.udp_client(net.node, 30080);
+    for client in [&pod, &outside] {
+        assert_eq!(client.ask().unwrap().server, net.pod_a);
+    }
+    assert_eq!(repair(&hosts, &old), 0, "all lead to an endpoint that serves");
+
+    let new = cluster(&[net.pod_b]);
+    update(&mut backend, &old, &new);
+    assert_eq!(pod.ask().unwrap().server, net.pod_a, "the kernel remembers");
+    assert_eq!(repair(&hosts, &new), 2);
+    for client in [&pod, &outside] {
+        assert_eq!(client.ask().unwrap().server, net.pod_b);
+    }
+    assert_eq!(repair(&hosts, &new), 0);
+}
+
+#[test]
+fn clients_follow_the_endpoints_v4() {
+    clients_follow_the_endpoints(&V4);
+}
+
+#[test]
+fn clients_follow_the_endpoints_v6() {
+    clients_follow_the_endpoints(&V6);
+}
+
+/// What is sent before there is a rule is tracked too, as a connection to the address itself, and
+/// would be sent there for as long as the client goes on.
+#[test]
+fn a_client_that_began_before_its_service_is_served() {
+    let hosts = Hosts::new();
+    let nothing = World::new();
+    let mut backend = programmed(&hosts, &nothing);
+    // Outside the service ranges nothing refuses it: it leaves by the default route and gets lost.
+    let address = "203.0.113.44";
+    let client = hosts.pod_c.udp_client(address, 80);
+    assert!(client.ask().is_err());
+
+    let spec = json!({"externalIPs": [address]});
+    let world = cluster_with(&V4, spec, &[V4.pod_a]);
+    update(&mut backend, &nothing, &world);
+    assert_eq!(repair(&hosts, &world), 1);
+    assert_eq!(client.ask().unwrap().server, V4.pod_a);
+}
