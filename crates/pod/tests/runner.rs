@@ -582,3 +582,42 @@ fn a_pod_on_the_nodes_network_has_its_address() {
         node.assert_clean();
     });
 }
+
+#[test]
+fn servers_of_the_distribution_run_side_by_side_without_configuration() {
+    on_node(|| async {
+        let mut node = Node::start("servers");
+        let nginx = r#"{"terminationGracePeriodSeconds":5,"containers":[{"name":"main",
+            "image":"docker.io/library/nginx:1.27","args":["-g","daemon off;"],
+            "readinessProbe":{"httpGet":{"path":"/","port":80},"periodSeconds":1}}]}"#;
+        let mariadb = r#"{"terminationGracePeriodSeconds":10,"containers":[{"name":"main",
+            "image":"mysql","command":["mariadbd","--user=mysql","--bind-address=0.0.0.0"],
+            "readinessProbe":{"tcpSocket":{"port":3306},"periodSeconds":1}}]}"#;
+        let pods = [("web-1", nginx), ("web-2", nginx), ("db-1", mariadb), ("db-2", mariadb)];
+        for (name, spec) in pods {
+            node.ensure(name, spec);
+        }
+        let mut ready = std::collections::HashSet::new();
+        while ready.len() < pods.len() {
+            let update = tokio::time::timeout(LIMIT, node.updates.recv()).await;
+            let update = update.unwrap_or_else(|_| {
+                panic!("only {ready:?} get ready; db-1: {}", node.log("db-1", "main"))
+            });
+            if let Some(Update::Status { pod, status }) = update {
+                assert_eq!(
+                    container(&status, 0).restart_count,
+                    0,
+                    "{}",
+                    node.log(&pod.name, "main")
+                );
+                if status.is_ready() {
+                    ready.insert(pod.name);
+                }
+            }
+        }
+        for (name, _) in pods {
+            node.remove(name, None).await;
+        }
+        node.assert_clean();
+    });
+}

@@ -318,6 +318,24 @@ mod tests {
     }
 
     #[test]
+    fn directories_stay_without_their_content() {
+        let group = Group::new("directories");
+        let base = std::env::temp_dir().join(format!("kernel-runtime-{}", std::process::id()));
+        std::fs::create_dir_all(base.join("daemon")).unwrap();
+        std::os::unix::fs::chown(base.join("daemon"), Some(7), Some(8)).unwrap();
+        std::fs::write(base.join("daemon/socket"), "").unwrap();
+        std::fs::write(base.join("pid"), "").unwrap();
+        let script = format!("cd {}; find . | sort; stat -c %u:%g daemon", base.display());
+        let output = output_file();
+        let mounts = [Mount::EmptyDirectories(base.clone())];
+        let process = start_in(&group, &mounts, &shell(&script), &output);
+        assert_eq!(wait(&process), Exit::Code(0));
+        assert!(base.join("daemon/socket").exists());
+        std::fs::remove_dir_all(base).unwrap();
+        assert_eq!(text(output), ".\n./daemon\n7:8\n");
+    }
+
+    #[test]
     fn a_missing_mount_point_on_the_host_is_refused_and_not_made() {
         let group = Group::new("refuse");
         let target = Path::new("/portolan-no-such-directory");

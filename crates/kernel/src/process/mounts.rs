@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -18,12 +18,15 @@ pub enum Mount {
     CopyOnWrite(PathBuf),
     /// An empty directory in memory, gone with the process.
     Empty(PathBuf),
+    /// The same, but the directories that the host has in it are there, empty: daemons find those
+    /// that were made for them, and not each other's sockets and pid files.
+    EmptyDirectories(PathBuf),
     /// A file or directory of the host appears at another place.
     Bind {
         /// Where it is on the host.
         source: PathBuf,
         /// Where it appears. A missing place is made, provided that it is inside an earlier
-        /// `CopyOnWrite` or `Empty`: the host's own file system is never changed.
+        /// mount that is not a `Bind`: the host's own file system is never changed.
         target: PathBuf,
         /// Writes to it fail.
         read_only: bool,
@@ -42,7 +45,7 @@ pub(super) fn arrange(mounts: &[Mount]) -> Result<()> {
         .iter()
         .map(|mount| match mount {
             Mount::Bind { source, .. } => open_place(source).map(Some),
-            Mount::CopyOnWrite(_) | Mount::Empty(_) => Ok(None),
+            Mount::CopyOnWrite(_) | Mount::Empty(_) | Mount::EmptyDirectories(_) => Ok(None),
         })
         .collect::<Result<Vec<_>>>()?;
     lay_layers(mounts)?;
@@ -50,6 +53,7 @@ pub(super) fn arrange(mounts: &[Mount]) -> Result<()> {
     for (mount, source) in mounts.iter().zip(sources) {
         match (mount, source) {
             (Mount::Empty(target), _) => mount::tmpfs(target, 0o1777)?,
+            (Mount::EmptyDirectories(target), _) => empty_directories(target)?,
             (Mount::Bind { target, read_only, .. }, Some(fd)) => {
                 make_place(&fd, target, &own)?;
                 mount::bind(&PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())), target)?;
@@ -79,11 +83,35 @@ fn lay_layers(mounts: &[Mount]) -> Result<()> {
     mount::detach(scratch)
 }
 
+/// Mounts an empty directory with copies of the directories that `target` has, without content.
+fn empty_directories(target: &Path) -> Result<()> {
+    let failed = |source: io::Error| Error::os(format!("empty {}", target.display()), source);
+    let mut directories = Vec::new();
+    for entry in fs::read_dir(target).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // One that goes away meanwhile is not missed.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            directories.push((entry.path(), metadata));
+        }
+    }
+    mount::tmpfs(target, 0o1777)?;
+    for (path, metadata) in directories {
+        fs::create_dir(&path)
+            .and_then(|()| chown(&path, Some(metadata.uid()), Some(metadata.gid())))
+            .and_then(|()| fs::set_permissions(&path, metadata.permissions()))
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
 impl Mount {
     /// The directory that this makes private to the process, if it makes one so.
     fn layer(&self) -> Option<&Path> {
         match self {
-            Mount::CopyOnWrite(target) | Mount::Empty(target) => Some(target),
+            Mount::CopyOnWrite(target) | Mount::Empty(target) | Mount::EmptyDirectories(target) => {
+                Some(target)
+            }
             Mount::Bind { .. } => None,
         }
     }

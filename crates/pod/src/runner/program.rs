@@ -17,8 +17,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Parts of the host that a container may write to, for itself alone: what servers expect to be
 /// able to write to. The other parts are the host's, and shared.
 const COPY_ON_WRITE: [&str; 6] = ["/etc", "/home", "/opt", "/root", "/srv", "/var"];
-/// Parts that start empty.
-const EMPTY: [&str; 2] = ["/run", "/tmp"];
+/// What starts empty.
+const TEMPORARY: &str = "/tmp";
+/// What starts with empty directories: those of daemons, for their sockets and pid files.
+const RUNTIME: &str = "/run";
 
 /// Why a container can't be started, as `state.waiting` tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +199,7 @@ pub(super) fn mounts(
 ) -> Result<Vec<Mount>, Refusal> {
     let exists = |path: &&str| Path::new(path).is_dir();
     let layers = COPY_ON_WRITE.iter().copied().filter(exists).map(|p| Mount::CopyOnWrite(p.into()));
-    let empty = EMPTY.iter().copied().filter(exists).map(|path| Mount::Empty(path.into()));
+    let empty = [Mount::Empty(TEMPORARY.into()), Mount::EmptyDirectories(RUNTIME.into())];
     let etc = ["resolv.conf", "hosts", "hostname"].map(|name| Mount::Bind {
         source: files.etc(name),
         target: Path::new("/etc").join(name),
