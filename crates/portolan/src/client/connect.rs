@@ -1,0 +1,25 @@
+//! Where the API server is and who we are to it.
+
+use std::path::Path;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use super::{Client, Error};
+
+/// Connects with the current context of `kubeconfig`, or without one as every Kubernetes client
+/// does: `$KUBECONFIG`, `~/.kube/config`, then the service account of the pod we run in.
+///
+/// No request is made: a server that is not there yet is found by whoever asks it first.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let failed = |source| Error::Kubeconfig { path: path.to_owned(), source };
+            let file = Kubeconfig::read_from(path).map_err(failed)?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(failed)?
+        }
+        None => kube::Config::infer().await.map_err(Error::NoConfig)?,
+    };
+    Client::try_from(config).map_err(Error::Connect)
+}

@@ -1,0 +1,85 @@
+//! Feeds a [`model::World`]: one watch of slim objects a kind, as [`model::Event`]s in a channel.
+
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
+use model::object::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCidr};
+use model::{Event, Kind, Object};
+use tokio::sync::mpsc;
+
+use super::{Change, Client, Source, Versioned, Watch};
+
+/// Watches `kind` and sends what happens to `events` until its receiver is gone.
+///
+/// `labels` narrows what the server sends. A node that only proxies leaves out Services of other
+/// proxies (`!service.kubernetes.io/service-proxy-name`) and headless slices
+/// (`!service.kubernetes.io/headless`); one that also answers DNS needs them all and passes `None`.
+pub(crate) async fn feed(
+    client: Client,
+    kind: Kind,
+    labels: Option<String>,
+    events: mpsc::Sender<Event>,
+) {
+    let select = |source: Source| match labels {
+        Some(selector) => source.labelled(selector),
+        None => source,
+    };
+    match kind {
+        Kind::Service => {
+            let source = select(Source::all::<core::Service>());
+            run(Watch::new(client, source), kind, Object::Service, events).await;
+        }
+        Kind::EndpointSlice => {
+            let source = select(Source::all::<discovery::EndpointSlice>());
+            run(Watch::new(client, source), kind, Object::EndpointSlice, events).await;
+        }
+        Kind::Node => {
+            let source = select(Source::all::<core::Node>());
+            run(Watch::new(client, source), kind, Object::Node, events).await;
+        }
+        Kind::Pod => {
+            let source = select(Source::all::<core::Pod>());
+            run(Watch::new(client, source), kind, Object::Pod, events).await;
+        }
+        Kind::Namespace => {
+            let source = select(Source::all::<core::Namespace>());
+            run(Watch::new(client, source), kind, Object::Namespace, events).await;
+        }
+        Kind::ServiceCidr => {
+            let source = select(Source::all::<networking::ServiceCIDR>());
+            run(Watch::new(client, source), kind, Object::ServiceCidr, events).await;
+        }
+    }
+}
+
+async fn run<T: Versioned>(
+    mut watch: Watch<T>,
+    kind: Kind,
+    wrap: fn(T) -> Object,
+    events: mpsc::Sender<Event>,
+) {
+    loop {
+        let event = match watch.next().await {
+            Change::Listed { objects, .. } => {
+                Event::Listed(kind, objects.into_iter().map(wrap).collect())
+            }
+            Change::Put(object) => Event::Put(wrap(object)),
+            Change::Removed(object) => Event::Removed(kind, wrap(object).name()),
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+macro_rules! versioned {
+    ($($kind:ty),*) => {$(
+        impl Versioned for $kind {
+            fn version(&self) -> &str {
+                &self.meta.resource_version
+            }
+        }
+    )*};
+}
+
+versioned!(Service, EndpointSlice, Node, Pod, Namespace, ServiceCidr);
