@@ -109,15 +109,26 @@ impl<K: ApiObject + Versioned> Cache<K> {
 
     fn apply(&self, change: Change<K>) {
         match change {
-            Change::Listed { objects, version } => {
+            Change::Listed { objects, version: listed } => {
+                let listed = number(&listed);
                 let mut state = lock(&self.state);
-                state.reached = number(&version);
+                state.reached = listed;
                 state.deleted.clear();
-                let mut gone: HashSet<ObjectName> = state.objects.keys().cloned().collect();
+                // What we wrote after the list was made is newer than the list: the watch that
+                // follows tells the rest of its story.
+                let (newer, older): (Vec<_>, Vec<_>) =
+                    state.objects.iter().partition(|(_, held)| version(&***held) > listed);
+                let newer: HashSet<ObjectName> =
+                    newer.into_iter().map(|(name, _)| name.clone()).collect();
+                let mut gone: HashSet<ObjectName> =
+                    older.into_iter().map(|(name, _)| name.clone()).collect();
                 drop(state);
                 for object in objects {
-                    gone.remove(&object.object_name());
-                    self.put(object);
+                    let name = object.object_name();
+                    gone.remove(&name);
+                    if !newer.contains(&name) {
+                        self.put(object);
+                    }
                 }
                 for name in gone {
                     self.remove(&name);
@@ -251,6 +262,16 @@ mod tests {
         cache.apply(Change::Removed(pod("a", "1", 13)));
         cache.apply(Change::Put(pod("a", "2", 14)));
         assert_eq!(names(&cache), ["default/a"], "a new pod of that name is another one");
+    }
+
+    #[test]
+    fn a_new_list_does_not_undo_a_later_own_write() {
+        let cache = cache(10);
+        cache.wrote(pod("a", "1", 12));
+        cache.apply(Change::Listed { objects: vec![pod("b", "2", 9)], version: "11".into() });
+        assert_eq!(names(&cache), ["default/a", "default/b"]);
+        cache.apply(Change::Listed { objects: vec![], version: "13".into() });
+        assert!(names(&cache).is_empty());
     }
 
     #[test]

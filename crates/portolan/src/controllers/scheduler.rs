@@ -123,7 +123,11 @@ async fn look(context: &Context, assumed: &Assumed, name: &ObjectName) -> Result
             }
             assume(assumed, &pod, &node);
             let message = format!("Successfully assigned {name} to {node}");
-            context.events.record(&about, Severity::Normal, "Scheduled", message).await;
+            // The next pod must not wait for this one's Event.
+            let events = context.events.clone();
+            tokio::spawn(async move {
+                events.record(&about, Severity::Normal, "Scheduled", message).await;
+            });
         }
         Err(unschedulable) => {
             let message = unschedulable.to_string();
