@@ -266,3 +266,30 @@ fn a_monitor_tells_whose_transaction_changed_which_table() {
         assert_eq!(monitor.notifications().unwrap(), []);
     });
 }
+
+#[test]
+fn a_monitor_of_others_is_not_bothered_by_large_changes_of_ones_own() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let mut everybody = Monitor::open().unwrap();
+        let mut others = Monitor::of_others(socket.port()).unwrap();
+        let t = table(Family::Ipv4);
+        let elements = (0..150_000u32).map(|n| Element::member(n.to_be_bytes())).collect();
+        batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("s", vec![4], SetValue::Nothing)),
+            Operation::AddElements(t.clone(), "s".into(), elements),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        let lost = everybody.notifications().unwrap_err();
+        assert_eq!(lost.errno(), Some(nix::libc::ENOBUFS));
+        assert_eq!(others.notifications().unwrap(), []);
+
+        let mut stranger = Socket::open(Protocol::Netfilter).unwrap();
+        batch([Operation::DeleteTable(t.clone())]).run(&mut stranger, None).unwrap();
+        let seen = others.notifications().unwrap();
+        let port = stranger.port();
+        assert!(seen.contains(&Notification::Changed { table: t, port }), "{seen:?}");
+    });
+}

@@ -87,6 +87,40 @@ impl Socket {
             .map_err(|errno| Error::os("bound the receive buffer of a netlink socket", errno))
     }
 
+    /// Keeps notifications of what the socket with that port does from being queued for this one.
+    ///
+    /// The kernel puts into one datagram only notifications of one cause.
+    pub fn ignore_changes_by(&self, port: u32) -> Result<()> {
+        const PORT_OFFSET: u32 = 12;
+        let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+        // Loads are big-endian; the port stands there in the machine's order.
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        let jump_if_equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        let accept_bytes = (libc::BPF_RET | libc::BPF_K) as u16;
+        let mut program = [
+            statement(load, PORT_OFFSET),
+            libc::sock_filter { code: jump_if_equal, jt: 0, jf: 1, k: port },
+            statement(accept_bytes, 0),
+            statement(accept_bytes, u32::MAX),
+        ];
+        let filter = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        // SAFETY: the descriptor is open; the kernel copies the program, of the length given, from
+        // memory that outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        Errno::result(result)
+            .map(drop)
+            .map_err(|errno| Error::os("filter the notifications of a netlink socket", errno))
+    }
+
     /// Sends a request and waits for the kernel's verdict. `operation` names it in errors; `REQUEST`
     /// and `ACK` are added to `flags`.
     pub fn request(

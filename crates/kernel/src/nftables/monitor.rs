@@ -40,10 +40,21 @@ pub enum Notification {
 impl Monitor {
     /// Subscribes, in the network namespace of the calling thread.
     pub fn open() -> Result<Self> {
+        Self::subscribe(|_| Ok(()))
+    }
+
+    fn subscribe(prepare: impl FnOnce(&Socket) -> Result<()>) -> Result<Self> {
         let socket = Socket::open(Protocol::Netfilter)?;
         socket.limit_receive_buffer(BACKLOG)?;
+        prepare(&socket)?;
         socket.join_group(uapi::NFNLGRP_NFTABLES)?;
         Ok(Self { socket })
+    }
+
+    /// Subscribes to what others than the socket with port `own` change. A large change of one's own
+    /// would fill the queue with notifications.
+    pub fn of_others(own: u32) -> Result<Self> {
+        Self::subscribe(|socket| socket.ignore_changes_by(own))
     }
 
     /// What has arrived, without waiting.
