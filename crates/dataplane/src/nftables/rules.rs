@@ -166,18 +166,15 @@ impl<'a> Rules<'a> {
 
     /// Drops connections to guarded frontends from sources that are not allowed.
     fn guard(&self) -> Vec<Expression> {
-        let key = self.packet_key(SetName::Frontends);
         let source = Register(self.width() + 2);
-        vec![
-            key,
-            vec![
-                self.lookup(SetName::Guarded.as_str(), ENTRY, Outcome::Member),
-                self.source_address(source),
-                self.lookup(SetName::AllowedSources.as_str(), ENTRY, Outcome::NotMember),
-                Expression::Verdict(Verdict::Drop),
-            ],
-        ]
-        .concat()
+        let mut rule = self.packet_key(SetName::Frontends);
+        rule.extend([
+            self.lookup(SetName::Guarded.as_str(), ENTRY, Outcome::Member),
+            self.source_address(source),
+            self.lookup(SetName::AllowedSources.as_str(), ENTRY, Outcome::NotMember),
+            Expression::Verdict(Verdict::Drop),
+        ]);
+        rule
     }
 
     /// Refuses or drops new connections that meet a frontend nobody serves.
