@@ -42,9 +42,9 @@ pub(crate) struct Config {
     /// Ranges the nodes' blocks are cut from, at most one a family.
     pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Length of a node's IPv4 block, usually 24.
-    pub node_mask_v4: u8,
+    pub(crate) node_mask_v4: u8,
     /// Length of a node's IPv6 block, usually 64.
-    pub node_mask_v6: u8,
+    pub(crate) node_mask_v6: u8,
     /// Ranges of Service addresses, which no node may get.
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Endpoints an EndpointSlice may hold, usually 100.

@@ -1,0 +1,93 @@
+//! The store's file: every object and the revision, by redb, which is atomic and durable.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, ReadableTable, TableDefinition};
+use serde_json::Value;
+
+use super::{Change, Key};
+
+/// Kind, namespace and name, to revision and JSON.
+const OBJECTS: TableDefinition<'_, (&str, &str, &str), (u64, &[u8])> =
+    TableDefinition::new("objects");
+/// The one row is the last revision.
+const REVISION: TableDefinition<'_, (), u64> = TableDefinition::new("revision");
+
+/// Memory that redb may use to cache pages: everything is in memory already.
+const CACHE_BYTES: usize = 1 << 20;
+
+pub(super) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    /// Opens or makes the file; answers what is in it.
+    #[expect(clippy::type_complexity, reason = "read once, right where it is made")]
+    pub(super) fn open(path: &Path) -> io::Result<(Self, u64, Vec<(Key, u64, Value)>)> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| failed("open", path, error))?;
+        let read = || -> Result<_, redb::Error> {
+            let transaction = database.begin_write()?;
+            let mut objects = Vec::new();
+            let revision = {
+                let revision = transaction.open_table(REVISION)?;
+                let table = transaction.open_table(OBJECTS)?;
+                for row in table.iter()? {
+                    let (key, value) = row?;
+                    let (kind, namespace, name) = key.value();
+                    let key = Key {
+                        kind: Arc::from(kind),
+                        namespace: Arc::from(namespace),
+                        name: Arc::from(name),
+                    };
+                    let (revision, json) = value.value();
+                    objects.push((key, revision, json.to_vec()));
+                }
+                revision.get(())?.map_or(0, |row| row.value())
+            };
+            transaction.commit()?;
+            Ok((revision, objects))
+        };
+        let (revision, rows) = read().map_err(|error| failed("read", path, error))?;
+        let decode = |(key, revision, json): (Key, u64, Vec<u8>)| {
+            let value =
+                serde_json::from_slice(&json).map_err(|error| failed("read", path, error))?;
+            Ok((key, revision, value))
+        };
+        let objects = rows.into_iter().map(decode).collect::<io::Result<Vec<_>>>()?;
+        Ok((Self { database }, revision, objects))
+    }
+
+    /// Makes changes durable, all or none.
+    pub(super) fn commit(
+        &mut self,
+        revision: u64,
+        changes: &[Arc<Change>],
+    ) -> Result<(), redb::Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        {
+            let mut objects = transaction.open_table(OBJECTS)?;
+            for change in changes {
+                let key = (&*change.key.kind, &*change.key.namespace, &*change.key.name);
+                match &change.new {
+                    Some(new) => objects.insert(key, (new.revision, &new.json()[..]))?,
+                    None => objects.remove(key)?,
+                };
+            }
+            transaction.open_table(REVISION)?.insert((), revision)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn failed(what: &str, path: &Path, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{what} the store {}: {error}", path.display()))
+}

@@ -1,0 +1,69 @@
+//! `portolan node`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use ipnet::IpNet;
+
+use crate::node::{self, Settings};
+use crate::runtime;
+
+/// Run the agent of one node: pods, routes, Services and DNS.
+///
+/// It registers the Node, waits for its pod range, runs the pods bound to it, programs Services
+/// into nftables, keeps routes to the pods of other nodes, and answers cluster DNS. SIGTERM ends the
+/// agent and leaves pods and packets as they are; the next start takes them over.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  portolan node --kubeconfig /etc/portolan/node.kubeconfig")]
+pub(crate) struct Args {
+    /// How to reach the API server [default: as kubectl finds it].
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of the Node [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Addresses of the node, at most one a family [default: those of its links].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// Where leases and pods are remembered.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/portolan/node")]
+    data_dir: PathBuf,
+    /// Address of the cluster's DNS Service, for the pods' resolv.conf.
+    #[arg(long, value_name = "IP", default_value = "10.96.0.10")]
+    cluster_dns: IpAddr,
+    /// The cluster's DNS domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Ranges of all pods, at most one a family: what comes from them is a pod's.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    cluster_cidr: Vec<IpNet>,
+    /// Control group of the pods, below the root of the hierarchy.
+    #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
+    pod_cgroup: PathBuf,
+    /// At the end, also stop the pods and remove what was programmed.
+    #[arg(long)]
+    cleanup_on_exit: bool,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let name = match args.node_name {
+        Some(name) => name,
+        None => nix::unistd::gethostname()
+            .context("read the host's name (or pass --node-name)")?
+            .to_string_lossy()
+            .to_lowercase(),
+    };
+    let settings = Settings {
+        name: name.into(),
+        addresses: args.node_ip,
+        kubeconfig: args.kubeconfig,
+        data_dir: args.data_dir,
+        cluster_dns: args.cluster_dns,
+        cluster_domain: args.cluster_domain,
+        cluster_cidrs: args.cluster_cidr,
+        pod_cgroup: args.pod_cgroup,
+        cleanup_on_exit: args.cleanup_on_exit,
+    };
+    runtime::run(node::run(settings))
+}

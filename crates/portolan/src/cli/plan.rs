@@ -1,0 +1,36 @@
+//! `portolan plan`.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::{node, runtime};
+
+/// Print what a node is to do with packets, from the API.
+///
+/// Each frontend with what happens to connections from pods, from the node and from outside, and the
+/// endpoints that are left out, with the reason. It is computed as the agent of that node does it;
+/// nothing is changed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  portolan plan --node-name node-1 default/nginx-service")]
+pub(crate) struct Args {
+    /// How to reach the API server [default: as kubectl finds it].
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of the Node.
+    #[arg(long, value_name = "NAME")]
+    node_name: String,
+    /// Ranges of all pods: what comes from them is a pod's.
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    cluster_cidr: Vec<IpNet>,
+    /// Only these Services.
+    #[arg(value_name = "NAMESPACE/NAME")]
+    services: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let kubeconfig = args.kubeconfig.as_deref();
+    let plan = node::plan_once(kubeconfig, &args.node_name, &args.cluster_cidr);
+    print!("{}", node::describe(&runtime::run(plan)?, &args.services));
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The node agent: what it watches becomes a World, the World becomes a plan, the plan goes to the
+//! data plane; beside that it runs the pods bound to the node and answers DNS.
+//!
+//! It asks nothing of an API server that a real one does not have, and decides nothing that `plan`
+//! could decide. It ends without touching what runs; the next one takes it over.
+
+mod agent;
+mod cleanup;
+mod describe;
+mod dns;
+mod planner;
+mod pods;
+mod registration;
+mod routes;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::IpNet;
+use kernel::route::Rtnetlink;
+use model::World;
+use plan::NodePlan;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::client::{self, Backoff, Client};
+use crate::runtime;
+use agent::Agent;
+pub(crate) use cleanup::clean_up;
+pub(crate) use describe::describe;
+use planner::Planner;
+use registration::Registration;
+pub(crate) use registration::own_addresses;
+
+/// Watch events that may wait for the agent. A full channel slows the watches down, nothing is lost.
+const BACKLOG: usize = 1024;
+
+/// How an agent is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Name of the Node.
+    pub(crate) name: Arc<str>,
+    /// Addresses of the node; empty to find them out.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// How to reach the API server.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where leases and pods are remembered.
+    pub(crate) data_dir: PathBuf,
+    /// Address of the cluster's DNS Service.
+    pub(crate) cluster_dns: IpAddr,
+    /// DNS domain of the cluster.
+    pub(crate) cluster_domain: String,
+    /// Ranges of all pods.
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    /// Control group of the pods, below the root.
+    pub(crate) pod_cgroup: PathBuf,
+    /// Remove everything at the end.
+    pub(crate) cleanup_on_exit: bool,
+}
+
+/// The one World of this process: the agent writes, DNS reads.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedWorld(Arc<RwLock<World>>);
+
+impl SharedWorld {
+    /// Reads. No reader panics, and a World is whole between any two statements on it.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, World> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, World> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the API server to answer, soon at first: both may just have been started.
+async fn wait_for(client: &Client) {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
+    while let Err(error) = client.apiserver_version().await {
+        let wait = backoff.advance();
+        if wait > Duration::from_secs(1) {
+            tracing::warn!(%error, "the API server does not answer, trying again");
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// The plan of a node as of now. It is only computed.
+pub(crate) async fn plan_once(
+    kubeconfig: Option<&Path>,
+    node: &str,
+    cluster_cidrs: &[IpNet],
+) -> anyhow::Result<NodePlan> {
+    let client = client::connect(kubeconfig).await?;
+    client.apiserver_version().await.context("ask the API server")?;
+    let (events, mut incoming) = mpsc::channel(BACKLOG);
+    let mut feeds = JoinSet::new();
+    let kinds = agent::watched_kinds(&client).await;
+    for kind in &kinds {
+        feeds.spawn(client::feed(client.clone(), *kind, None, events.clone()));
+    }
+    let mut world = World::new();
+    while !kinds.iter().all(|kind| world.is_listed(*kind)) {
+        let event = incoming.recv().await.context("the watches ended")?;
+        world.apply(event);
+    }
+    anyhow::ensure!(
+        world.node(node).is_some(),
+        "there is no node {node}: it is one of {}",
+        world.nodes().map(|node| &*node.meta.name).collect::<Vec<_>>().join(", ")
+    );
+    Ok(Planner::new(agent::node_settings(node, cluster_cidrs), &world).whole(&world))
+}
+
+/// Runs the agent until the process is asked to end.
+pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
+    let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    if settings.addresses.is_empty() {
+        settings.addresses = own_addresses()?;
+    }
+    wait_for(&client).await;
+    let has_ipv6 = settings.addresses.iter().any(IpAddr::is_ipv6);
+    let mut kernel = Rtnetlink::open()?;
+    pod::wiring::prepare_node(&mut kernel, has_ipv6).context("prepare this node's network")?;
+
+    let mut tasks = JoinSet::new();
+    let (readiness, ready) = watch::channel(Err("waiting for a pod range (spec.podCIDRs)"));
+    let registration =
+        Registration { name: settings.name.clone(), addresses: settings.addresses.clone() };
+    tasks.spawn(registration.keep(client.clone(), ready));
+
+    let world = SharedWorld::default();
+    let (events, incoming) = mpsc::channel(BACKLOG);
+    for kind in agent::watched_kinds(&client).await {
+        tasks.spawn(client::feed(client.clone(), kind, None, events.clone()));
+    }
+    let dns = dns::serve(client.clone(), world.clone(), settings.clone()).await?;
+    tasks.spawn(dns);
+
+    let agent = Agent::new(client, settings.clone(), world, kernel, readiness);
+    tokio::select! {
+        result = agent.run(incoming) => result?,
+        result = runtime::asked_to_end() => result?,
+    }
+    tasks.shutdown().await;
+    if settings.cleanup_on_exit {
+        clean_up(&settings.name, &settings.data_dir, &settings.pod_cgroup)?;
+    }
+    Ok(())
+}
