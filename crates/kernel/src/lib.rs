@@ -2,17 +2,20 @@
 //! sysctls, mounts, cgroups and processes in namespaces.
 //!
 //! The only crate with `unsafe`. It knows the kernel's terms and nothing of Kubernetes.
-#![allow(unsafe_code, reason = "system calls that no safe wrapper covers live here and nowhere else")]
+#![allow(
+    unsafe_code,
+    reason = "system calls that no safe wrapper covers live here and nowhere else"
+)]
 
-pub mod conntrack;
 pub mod cgroup;
+pub mod conntrack;
 pub mod error;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod process;
 pub mod route;
 pub mod sysctl;
-pub mod nftables;
 
 pub use error::{Error, Result};

@@ -93,6 +93,7 @@ pub struct World {
     /// Services by endpoint address, with the number of slices that hold it.
     by_endpoint_ip: HashMap<IpAddr, BTreeMap<ObjectName, u32>>,
     listed: BTreeSet<Kind>,
+    changes: u64,
 }
 
 impl World {
@@ -120,7 +121,13 @@ impl World {
                 self.listed.insert(kind);
             }
         }
+        self.changes += u64::from(!touched.is_empty());
         touched
+    }
+
+    /// How many events have changed anything.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether a kind has been listed completely at least once.

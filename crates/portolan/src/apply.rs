@@ -65,10 +65,21 @@ fn refused(manifest: &Manifest, error: &kube::Error) -> anyhow::Error {
         kube::Error::Api(status) => {
             let causes = status.details.iter().flat_map(|details| &details.causes);
             let field = causes.map(|cause| cause.field.as_str()).find(|field| !field.is_empty());
-            anyhow!("{}: {}", manifest.position(field.unwrap_or("")), status.message)
+            let field = field.or_else(|| unknown_field(&status.message)).unwrap_or_default();
+            let mut message = status.message.as_str();
+            // The place names the field already.
+            if let Some((_, rest)) = message.split_once(&format!("{field}: ")) {
+                message = rest;
+            }
+            anyhow!("{}: {message}", manifest.place(field))
         }
-        other => anyhow!("{}: {other}", manifest.position("")),
+        other => anyhow!("{}: {other}", manifest.place("")),
     }
+}
+
+/// The field that a strict API server does not know, which it tells only in its sentence.
+fn unknown_field(message: &str) -> Option<&str> {
+    message.split_once("unknown field \"")?.1.split('"').next()
 }
 
 /// Namespaces among the manifests that the server does not have yet.
@@ -118,12 +129,30 @@ impl Resources {
         Ok(Self(known))
     }
 
+    /// There is no such kind: says which there are.
+    fn unknown(&self, manifest: &Manifest) -> anyhow::Error {
+        let version = &manifest.api_version;
+        let of_version = self.0.keys().filter(|(other, _)| other == version);
+        let mut kinds: Vec<&str> = of_version.map(|(_, kind)| kind.as_str()).collect();
+        if kinds.is_empty() {
+            let place = manifest.place("apiVersion");
+            return anyhow!(
+                "{place}: the API server does not serve {version} (kind {}); it is v1 for Services and Pods, apps/v1 for Deployments",
+                manifest.kind
+            );
+        }
+        kinds.sort_unstable();
+        let place = manifest.place("kind");
+        anyhow!(
+            "{place}: there is no {} in {version}; accepted: {}",
+            manifest.kind,
+            kinds.join(", ")
+        )
+    }
+
     fn target<'m>(&self, manifest: &'m Manifest) -> anyhow::Result<Target<'m>> {
         let key = (manifest.api_version.clone(), manifest.kind.clone());
-        let (plural, namespaced) = self.0.get(&key).ok_or_else(|| {
-            let position = manifest.position("kind");
-            anyhow!("{position}: the API server has no {} of {}", key.1, key.0)
-        })?;
+        let (plural, namespaced) = self.0.get(&key).ok_or_else(|| self.unknown(manifest))?;
         let namespace = match (namespaced, manifest.namespace.as_deref()) {
             (true, namespace) => Some(namespace.unwrap_or("default")),
             (false, _) => None,

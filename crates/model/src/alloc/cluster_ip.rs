@@ -170,7 +170,10 @@ mod tests {
         }
         assert_eq!(ips.reserve(ip("10.96.0.10")), Ok(()));
         assert_eq!(ips.reserve(ip("10.96.0.10")), Err(Error::Taken));
-        assert_eq!(ClusterIps::new("fd00::/112".parse().unwrap()).reserve(ip("fd00::ffff")), Ok(()));
+        assert_eq!(
+            ClusterIps::new("fd00::/112".parse().unwrap()).reserve(ip("fd00::ffff")),
+            Ok(())
+        );
     }
 
     proptest! {

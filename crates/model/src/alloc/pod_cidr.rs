@@ -27,7 +27,9 @@ pub enum Error {
         block_length: u8,
     },
     /// All blocks are in use.
-    #[error("{0} has no block left: delete nodes, or choose a larger cluster range or smaller blocks")]
+    #[error(
+        "{0} has no block left: delete nodes, or choose a larger cluster range or smaller blocks"
+    )]
     Full(IpNet),
 }
 

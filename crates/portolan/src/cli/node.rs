@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     cluster_domain: String,
+    /// The resolv.conf(5) whose servers are asked about names that are not the cluster's; "" to
+    /// refuse those.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
     /// Ranges of all pods, at most one a family: what comes from them is a pod's.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
     cluster_cidr: Vec<IpNet>,
@@ -61,6 +65,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         data_dir: args.data_dir,
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,
+        resolv_conf: Some(args.resolv_conf).filter(|path| !path.as_os_str().is_empty()),
         cluster_cidrs: args.cluster_cidr,
         pod_cgroup: args.pod_cgroup,
         cleanup_on_exit: args.cleanup_on_exit,

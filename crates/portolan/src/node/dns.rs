@@ -4,9 +4,13 @@
 //! one, and another node's if its own is gone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use dns::resolv_conf::name_servers;
+use dns::server::Knowledge;
+use dns::{Server, Upstreams, Zone};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use model::{Kind, ObjectName};
@@ -28,13 +32,15 @@ pub(super) async fn serve(
     world: SharedWorld,
     settings: Settings,
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut zone = Zone::new(&settings.cluster_domain)?;
+    zone.addresses.clone_from(&settings.addresses);
+    zone.epoch = now();
+    let knowledge = Arc::new(Knowledge::new(world.shared(), zone, upstreams(&settings)?));
     let mut servers = JoinSet::new();
     for address in &settings.addresses {
         let to = SocketAddr::new(*address, PORT);
-        let server = bind(to, &world, &settings.cluster_domain)
-            .await
-            .with_context(|| format!("listen for DNS on {to}"))?;
-        servers.spawn(server);
+        let server = Server::bind(to).await.with_context(|| format!("listen for DNS on {to}"))?;
+        servers.spawn(server.run(knowledge.clone()));
     }
     Ok(async move {
         tokio::join!(publish(&client, &world, &settings), async {
@@ -110,10 +116,21 @@ fn slice(settings: &Settings, address: IpAddr, owner: Value) -> Value {
     })
 }
 
-async fn bind(
-    _to: SocketAddr,
-    _world: &SharedWorld,
-    _domain: &str,
-) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    Ok(async {})
+/// Whom to ask about names that are not the cluster's: the machine's name servers, but not
+/// ourselves, which would be asked again and again.
+fn upstreams(settings: &Settings) -> anyhow::Result<Upstreams> {
+    let Some(path) = &settings.resolv_conf else { return Ok(Upstreams::new(Vec::new())) };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read {} (--resolv-conf \"\" is for none)", path.display()))?;
+    let mut servers = name_servers(&text);
+    servers.retain(|server| {
+        server.ip() != settings.cluster_dns && !settings.addresses.contains(&server.ip())
+    });
+    tracing::info!(?servers, "names that are not the cluster's are asked of these");
+    Ok(Upstreams::new(servers))
+}
+
+/// Seconds since 1970.
+fn now() -> u32 {
+    u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
 }

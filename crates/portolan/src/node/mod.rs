@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_dns: IpAddr,
     /// DNS domain of the cluster.
     pub(crate) cluster_domain: String,
+    /// The resolv.conf(5) that names servers for what is not the cluster's; `None` to ask nobody.
+    pub(crate) resolv_conf: Option<PathBuf>,
     /// Ranges of all pods.
     pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Control group of the pods, below the root.
@@ -69,6 +71,11 @@ impl SharedWorld {
     /// Reads. No reader panics, and a World is whole between any two statements on it.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, World> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The World itself, for those who read it in their own way.
+    fn shared(&self) -> Arc<RwLock<World>> {
+        self.0.clone()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, World> {

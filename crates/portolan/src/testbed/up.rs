@@ -163,7 +163,7 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
             .arg("--kubeconfig")
             .arg(&kubeconfig)
             .args(["--node-name", &node.name, "--node-ip", &node.address.to_string()])
-            .args(["--cluster-dns", &dns.to_string()])
+            .args(["--cluster-dns", &dns.to_string(), "--resolv-conf", ""])
             .args(["--cluster-cidr", &options.cluster_cidr.to_string()])
             .arg("--pod-cgroup")
             .arg(format!("portolan-lab-{}/pods/{}", options.name, node.name));

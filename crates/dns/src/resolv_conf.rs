@@ -1,0 +1,29 @@
+//! The servers that resolv.conf(5) names.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The port of DNS.
+const PORT: u16 = 53;
+
+/// The name servers in the text of a resolv.conf, in order. What can't be read is skipped, as libc
+/// does; a zone of a link-local address too.
+pub fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = (words.next()? == "nameserver").then(|| words.next())??;
+        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, PORT))
+    };
+    text.lines().filter_map(server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_found_among_the_rest() {
+        let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver 192.0.2.1\n nameserver  2001:db8::1 # x\nnameserver fe80::1%eth0\noptions ndots:5\n";
+        let servers: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["192.0.2.1:53", "[2001:db8::1]:53"]);
+    }
+}
