@@ -33,7 +33,11 @@ use tokio_rustls::TlsAcceptor;
 
 use allocation::Allocations;
 use http::Shared;
+use status::Status;
 use store::Store;
+
+/// Namespaces that every cluster has.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// An open API server. Clones serve the same objects.
 #[derive(Debug, Clone)]
@@ -46,11 +50,12 @@ impl ApiServer {
     ///
     /// ClusterIPs are given out of `service_cidrs`, of which the first is the default family's, and
     /// node ports out of `node_ports`. What stored Services have stays theirs, also outside these.
+    /// Namespaces that every cluster has are made if they are missing.
     ///
     /// # Errors
     ///
     /// The file can't be read or made, is in use by another process, or holds something else.
-    pub fn open(
+    pub async fn open(
         store: &Path,
         service_cidrs: &[IpNet],
         node_ports: RangeInclusive<u16>,
@@ -63,7 +68,18 @@ impl ApiServer {
             }
         })?;
         allocations.commit();
-        Ok(Self { shared: Arc::new(Shared { store, allocations: Mutex::new(allocations) }) })
+        let shared = Arc::new(Shared { store, allocations: Mutex::new(allocations) });
+        let namespaces = resource::find("", "namespaces");
+        for name in NAMESPACES {
+            let object = serde_json::json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name },
+            });
+            for kind in namespaces {
+                let failed = |status: Status| io::Error::other(status.message);
+                http::ensure(&shared, kind, object.clone()).await.map_err(failed)?;
+            }
+        }
+        Ok(Self { shared })
     }
 
     /// Answers who connects to `listener`, until `stop` turns true.

@@ -15,7 +15,7 @@ fn underlay() -> Underlay {
         address: [172, 31, 0, last].into(),
     };
     let network = "172.31.0.0/24".parse().expect("a network");
-    Underlay { network, hosts: vec![host("left", 1), host("right", 2)] }
+    Underlay { network, gateway: None, hosts: vec![host("left", 1), host("right", 2)] }
 }
 
 fn create(name: &str) -> Lab {

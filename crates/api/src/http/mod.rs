@@ -27,6 +27,7 @@ use query::Query;
 pub(crate) use read::store_kind;
 use route::{Route, Target};
 pub(crate) use serve::serve;
+pub(crate) use write::ensure;
 
 /// What all requests share.
 #[derive(Debug)]

@@ -91,6 +91,20 @@ pub(super) async fn create(
     Ok(answer::warn(answer, &warnings))
 }
 
+/// Creates an object outside of namespaces as the server itself, unless it is there.
+pub(crate) async fn ensure(shared: &Arc<Shared>, kind: &'static Kind, object: Value) -> Result<()> {
+    let place = Place { kind, namespace: "".into(), part: Part::Main, dry_run: false };
+    let shared_write = shared.clone();
+    let create = move |tx: &mut Transaction<'_>| {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        match tx.objects().get(&place.key(name)) {
+            Some(_) => Ok(()),
+            None => create_in(&shared_write, tx, &place, object).map(drop),
+        }
+    };
+    shared.store.write(create).await
+}
+
 /// PUT to an object.
 pub(super) async fn update(
     shared: &Arc<Shared>,

@@ -141,19 +141,22 @@ impl Dispatch {
     /// Nothing to choose from.
     pub const NONE: Dispatch = Dispatch { backends: 0, affinity: 0 };
 
-    /// Most backends of a set that are used: 15 bits. The API's affinity timeout (at most a day)
-    /// takes the other 17.
-    pub const MAX_BACKENDS: u32 = (1 << 15) - 1;
+    /// Most backends of a set that are used: 14 bits. The API's affinity timeout (at most a day)
+    /// takes 17.
+    pub const MAX_BACKENDS: u32 = (1 << Self::BACKENDS_BITS) - 1;
+    const BACKENDS_BITS: u32 = 14;
+    /// The bits of a value; the highest is never set.
+    pub const BITS: u32 = u32::MAX >> 1;
 
     /// As the value that the kernel compares.
     pub fn to_bytes(self) -> [u8; 4] {
-        (self.affinity << 15 | self.backends).to_ne_bytes()
+        (self.affinity << Self::BACKENDS_BITS | self.backends).to_ne_bytes()
     }
 
     /// Back from [`Dispatch::to_bytes`].
     pub fn from_bytes(bytes: [u8; 4]) -> Self {
         let value = u32::from_ne_bytes(bytes);
-        Self { backends: value & Self::MAX_BACKENDS, affinity: value >> 15 }
+        Self { backends: value & Self::MAX_BACKENDS, affinity: value >> Self::BACKENDS_BITS }
     }
 }
 

@@ -156,10 +156,13 @@ impl<'a> Rules<'a> {
             rules.push([self.is_outside(), vec![goto("services-outside")]].concat());
         }
         for set in twice(maps(outside)) {
-            let dispatch = self.lookup(&dispatch_map(set), ENTRY, Outcome::Verdict);
-            rules.push(
-                [self.gate(set), self.packet_key(set), self.entry(set), vec![dispatch]].concat(),
-            );
+            let dispatch = vec![
+                // It changes nothing, but without it nft(8) before 1.0.9 does not know how long the
+                // register is, and ends in an assertion on `nft list ruleset`.
+                mask(ENTRY, Dispatch::BITS),
+                self.lookup(&dispatch_map(set), ENTRY, Outcome::Verdict),
+            ];
+            rules.push([self.gate(set), self.packet_key(set), self.entry(set), dispatch].concat());
         }
         rules
     }

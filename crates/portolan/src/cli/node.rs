@@ -1,5 +1,6 @@
 //! `portolan node`.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     /// The resolv.conf(5) whose servers are asked about names that are not the cluster's; "" to
     /// refuse those.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
-    resolv_conf: PathBuf,
+    resolv_conf: OsString,
     /// Ranges of all pods, at most one a family: what comes from them is a pod's.
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
     cluster_cidr: Vec<IpNet>,
@@ -65,7 +66,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         data_dir: args.data_dir,
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,
-        resolv_conf: Some(args.resolv_conf).filter(|path| !path.as_os_str().is_empty()),
+        resolv_conf: Some(args.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from),
         cluster_cidrs: args.cluster_cidr,
         pod_cgroup: args.pod_cgroup,
         cleanup_on_exit: args.cleanup_on_exit,

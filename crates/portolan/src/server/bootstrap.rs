@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::de::DeserializeOwned;
@@ -35,10 +35,6 @@ pub(super) async fn ensure(
     api: (IpAddr, u16),
 ) -> Result<(), Error> {
     let Some(service_range) = service_ranges.first().copied() else { return Ok(()) };
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        let namespace = json!({ "metadata": { "name": name } });
-        ensure_one::<Namespace>(client, namespace).await?;
-    }
     ensure_one::<ServiceCIDR>(
         client,
         json!({ "metadata": { "name": "kubernetes" }, "spec": { "cidrs": service_ranges } }),

@@ -70,6 +70,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let store = settings.data_dir.join("objects.redb");
     let api = ApiServer::open(&store, &settings.service_cidrs, settings.node_ports.clone())
+        .await
         .with_context(|| format!("open {}", store.display()))?;
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();

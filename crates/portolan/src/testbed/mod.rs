@@ -25,6 +25,7 @@ pub(crate) const OUTSIDE: &str = "outside";
 pub(crate) const MAX_NODES: u8 = 100;
 
 /// Last octets of the hosts' addresses; nodes count up from theirs.
+const GATEWAY_OCTET: u8 = 1;
 const CONTROL_PLANE_OCTET: u8 = 2;
 const FIRST_NODE_OCTET: u8 = 11;
 const OUTSIDE_OCTET: u8 = 200;
@@ -72,7 +73,7 @@ fn underlay(nodes: u8) -> Underlay {
     hosts.extend((1..=nodes).map(|n| host(&node_name(n), FIRST_NODE_OCTET + n - 1)));
     hosts.push(host(OUTSIDE, OUTSIDE_OCTET));
     let network = IpNet::new(address(0), 24).expect("24 is a prefix length of IPv4");
-    Underlay { network, hosts }
+    Underlay { network, gateway: Some(address(GATEWAY_OCTET)), hosts }
 }
 
 /// The path of a running lab's kubeconfig.

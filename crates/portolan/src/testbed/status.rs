@@ -36,8 +36,12 @@ fn resident_of(pid: u32) -> Option<Resident> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes = line.split_whitespace().next()?.parse().ok()?;
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let command = arguments.split(|byte| *byte == 0).nth(1)?;
-    Some(Resident { command: String::from_utf8_lossy(command).into_owned(), kibibytes })
+    let arguments: Vec<_> =
+        arguments.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    // Options with their values may come before it.
+    let is_command = |word: &&str| matches!(*word, "server" | "node" | "lab");
+    let command = arguments.iter().map(|word| &**word).find(is_command)?.to_owned();
+    Some(Resident { command, kibibytes })
 }
 
 /// Describes one lab, or all.

@@ -73,9 +73,7 @@ async fn run(
     let client = client::connect(Some(&kubeconfig)).await?;
     tokio::select! {
         ready = tokio::time::timeout(READY_LIMIT, get_ready(lab, options, &client)) => {
-            ready.map_err(|_| anyhow!("not ready within {READY_LIMIT:?}"))
-                .and_then(|ready| ready)
-                .with_context(|| format!("see the logs in {}", logs(lab).display()))?;
+            ready.map_err(|_| not_ready(lab)).and_then(|ready| ready)?;
         }
         Some(death) = deaths.recv() => anyhow::bail!(death),
     }
@@ -232,6 +230,15 @@ fn last_lines(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+/// Nothing has failed, but something takes too long: the logs may know what.
+fn not_ready(lab: &Lab) -> anyhow::Error {
+    let last = |daemon: &Daemon| {
+        format!("\n{}:\n{}", daemon.name, last_lines(&lab.directory().log(&daemon.name)))
+    };
+    let logs: String = lab.daemons().iter().map(last).collect();
+    anyhow!("not ready within {READY_LIMIT:?}; the ends of the logs:{logs}")
 }
 
 /// Waits for the API server, applies the manifests, and waits for the nodes.
