@@ -69,14 +69,13 @@ impl ApiServer {
         })?;
         allocations.commit();
         let shared = Arc::new(Shared { store, allocations: Mutex::new(allocations) });
-        let namespaces = resource::find("", "namespaces");
-        for name in NAMESPACES {
-            let object = serde_json::json!({
-                "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name },
-            });
-            for kind in namespaces {
+        if let Some(kind) = resource::find("", "namespaces") {
+            for name in NAMESPACES {
+                let object = serde_json::json!({
+                    "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name },
+                });
                 let failed = |status: Status| io::Error::other(status.message);
-                http::ensure(&shared, kind, object.clone()).await.map_err(failed)?;
+                http::ensure(&shared, kind, object).await.map_err(failed)?;
             }
         }
         Ok(Self { shared })

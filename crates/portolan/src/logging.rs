@@ -2,19 +2,24 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use anyhow::Context;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging. `RUST_LOG` narrows or widens by module and wins over `level`.
 pub(crate) fn start(level: &str) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives)?,
+    let directives = match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => directives,
         // The client logs each failed request, which its callers report themselves.
-        _ => EnvFilter::try_new(format!("{level},kube_client=off"))?,
+        _ => format!("{level},kube_client=off"),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = directives.parse().with_context(|| {
+        format!("log level {directives:?}: use error, warn, info, debug, trace, or MODULE=LEVEL")
+    })?;
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(())
 }

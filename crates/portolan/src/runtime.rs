@@ -7,12 +7,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs `main` on one thread: the work here is waiting, and a thread has its price in memory.
 pub(crate) fn run<T>(main: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(8)
         .build()
-        .context("start the runtime")?
-        .block_on(main)
+        .context("start the runtime")?;
+    let result = runtime.block_on(main);
+    // What still blocks a thread has lost its purpose.
+    runtime.shutdown_background();
+    result
 }
 
 /// Waits until the process is asked to end, by Ctrl-C or SIGTERM.

@@ -101,7 +101,7 @@ pub struct Element {
     pub data: Box<[u8]>,
 }
 
-/// What a frontend's element says: 16 bytes, one register.
+/// What a frontend's element says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Which chain chooses a backend; [`Dispatch::NONE`] if there is nothing to choose.
@@ -141,12 +141,10 @@ impl Dispatch {
     /// Nothing to choose from.
     pub const NONE: Dispatch = Dispatch { backends: 0, affinity: 0 };
 
-    /// Most backends of a set that are used: 14 bits. The API's affinity timeout (at most a day)
-    /// takes 17.
+    /// Most backends of a set that are used: 15 bits. The API's affinity timeout (at most a day)
+    /// takes the other 17.
     pub const MAX_BACKENDS: u32 = (1 << Self::BACKENDS_BITS) - 1;
-    const BACKENDS_BITS: u32 = 14;
-    /// The bits of a value; the highest is never set.
-    pub const BITS: u32 = u32::MAX >> 1;
+    const BACKENDS_BITS: u32 = 15;
 
     /// As the value that the kernel compares.
     pub fn to_bytes(self) -> [u8; 4] {
@@ -161,19 +159,23 @@ impl Dispatch {
 }
 
 impl Entry {
-    /// As the data of an element.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&self.dispatch.to_bytes());
-        bytes[4..8].copy_from_slice(&self.flags.to_ne_bytes());
-        bytes[8..].copy_from_slice(&self.set.to_ne_bytes());
+    /// As the data of an element: four bytes of nothing, dispatch, flags, set.
+    ///
+    /// The first register is left unused for the sake of nft(8): versions before 1.0.9 end in an
+    /// assertion on `nft list ruleset` where the very register that a map was loaded into is looked
+    /// up in another one. The others they just describe wrongly.
+    pub fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[4..8].copy_from_slice(&self.dispatch.to_bytes());
+        bytes[8..12].copy_from_slice(&self.flags.to_ne_bytes());
+        bytes[12..].copy_from_slice(&self.set.to_ne_bytes());
         bytes
     }
 
     /// Back from [`Entry::to_bytes`]; `None` if the length is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; 16] = bytes.try_into().ok()?;
-        let (dispatch, rest) = bytes.split_first_chunk::<4>()?;
+        let bytes: &[u8; 20] = bytes.try_into().ok()?;
+        let (dispatch, rest) = bytes[4..].split_first_chunk::<4>()?;
         let (flags, set) = rest.split_first_chunk::<4>()?;
         Some(Self {
             dispatch: Dispatch::from_bytes(*dispatch),
@@ -302,7 +304,7 @@ mod tests {
         let dispatch = Dispatch { backends: Dispatch::MAX_BACKENDS, affinity: 86_400 };
         let entry = Entry { dispatch, flags: flag::DROP, set: u64::MAX - 5 };
         assert_eq!(Entry::from_bytes(&entry.to_bytes()), Some(entry));
-        assert_eq!(Entry::from_bytes(&[0; 15]), None);
+        assert_eq!(Entry::from_bytes(&[0; 19]), None);
     }
 
     #[test]

@@ -73,12 +73,14 @@ pub struct Rules<'a> {
     detector: &'a LocalDetector,
 }
 
-/// An entry is looked up into these registers: dispatch, flags, and the set in two.
-const ENTRY: Register = Register(0);
-const FLAGS: Register = Register(1);
-const SET: Register = Register(2);
+/// Keys begin at the first register, and what is found takes their place.
+const KEY: Register = Register(0);
+/// The fields of an entry, see [`Entry::to_bytes`](super::layout::Entry::to_bytes).
+const DISPATCH: Register = Register(1);
+const FLAGS: Register = Register(2);
+const SET: Register = Register(3);
 /// Follows the set, so that set and index, or set and backend, are one key.
-const AFTER_SET: Register = Register(4);
+const AFTER_SET: Register = Register(5);
 
 impl<'a> Rules<'a> {
     /// Rules for `family`, with pods told by `detector`.
@@ -156,12 +158,7 @@ impl<'a> Rules<'a> {
             rules.push([self.is_outside(), vec![goto("services-outside")]].concat());
         }
         for set in twice(maps(outside)) {
-            let dispatch = vec![
-                // It changes nothing, but without it nft(8) before 1.0.9 does not know how long the
-                // register is, and ends in an assertion on `nft list ruleset`.
-                mask(ENTRY, Dispatch::BITS),
-                self.lookup(&dispatch_map(set), ENTRY, Outcome::Verdict),
-            ];
+            let dispatch = vec![self.lookup(&dispatch_map(set), DISPATCH, Outcome::Verdict)];
             rules.push([self.gate(set), self.packet_key(set), self.entry(set), dispatch].concat());
         }
         rules
@@ -172,9 +169,9 @@ impl<'a> Rules<'a> {
         let source = Register(self.width() + 2);
         let mut rule = self.packet_key(SetName::Frontends);
         rule.extend([
-            self.lookup(SetName::Guarded.as_str(), ENTRY, Outcome::Member),
+            self.lookup(SetName::Guarded.as_str(), KEY, Outcome::Member),
             self.source_address(source),
-            self.lookup(SetName::AllowedSources.as_str(), ENTRY, Outcome::NotMember),
+            self.lookup(SetName::AllowedSources.as_str(), KEY, Outcome::NotMember),
             Expression::Verdict(Verdict::Drop),
         ]);
         rule
@@ -197,8 +194,8 @@ impl<'a> Rules<'a> {
     /// Refuses what goes to a virtual address that has no such port, and drops what goes to an
     /// address of the service ranges that nobody has.
     fn virtual_addresses(&self) -> Vec<Vec<Expression>> {
-        let destination = self.destination_address(ENTRY);
-        let is_virtual = self.lookup(SetName::ClusterIps.as_str(), ENTRY, Outcome::Member);
+        let destination = self.destination_address(KEY);
+        let is_virtual = self.lookup(SetName::ClusterIps.as_str(), KEY, Outcome::Member);
         let in_range = self.in_ranges(SetName::ServiceRanges, destination.clone(), Outcome::Member);
         vec![
             vec![destination, is_virtual, goto("reject")],
@@ -231,7 +228,7 @@ impl<'a> Rules<'a> {
             let gate = match is_node_port {
                 true => self.in_ranges(
                     SetName::NodeAddresses,
-                    self.original_destination(ENTRY),
+                    self.original_destination(KEY),
                     Outcome::Member,
                 ),
                 false => vec![],
@@ -265,7 +262,7 @@ impl<'a> Rules<'a> {
         };
         match self.detector {
             LocalDetector::None | LocalDetector::Sources(_) => {
-                self.in_ranges(SetName::PodRanges, self.source_address(ENTRY), by_source)
+                self.in_ranges(SetName::PodRanges, self.source_address(KEY), by_source)
             }
             LocalDetector::Interface(name) => {
                 let mut name = name.as_bytes().to_vec();
@@ -282,12 +279,12 @@ impl<'a> Rules<'a> {
             return Vec::new();
         }
         let mut gate = is_local(FibAddress::Destination, Comparison::Equal);
-        let destination = self.destination_address(ENTRY);
+        let destination = self.destination_address(KEY);
         gate.extend(self.in_ranges(SetName::NodeAddresses, destination, Outcome::Member));
         if self.family == Family::Ipv4 {
             // Not loopback: answers from elsewhere to 127/8 are martian.
             gate.push(Expression::Compare {
-                register: ENTRY,
+                register: KEY,
                 comparison: Comparison::NotEqual,
                 value: vec![127],
             });
@@ -298,19 +295,15 @@ impl<'a> Rules<'a> {
     /// Goes on if an address, which `load` puts into the first registers, is in one of the ranges
     /// of a set, or if it is in none.
     fn in_ranges(&self, set: SetName, load: Expression, into: Outcome) -> Vec<Expression> {
-        vec![
-            load,
-            transport_protocol(Register(self.width())),
-            self.lookup(set.as_str(), ENTRY, into),
-        ]
+        vec![load, transport_protocol(Register(self.width())), self.lookup(set.as_str(), KEY, into)]
     }
 
     /// Loads the key that a packet has in a map of entries.
     fn packet_key(&self, set: SetName) -> Vec<Expression> {
         let with_address = matches!(set, SetName::Frontends | SetName::OutsideFrontends);
         let (address, rest) = match with_address {
-            true => (vec![self.destination_address(ENTRY)], Register(self.width())),
-            false => (vec![], ENTRY),
+            true => (vec![self.destination_address(KEY)], Register(self.width())),
+            false => (vec![], KEY),
         };
         let port = Expression::Payload {
             base: PayloadBase::Transport,
@@ -325,8 +318,8 @@ impl<'a> Rules<'a> {
     fn original_key(&self, set: SetName) -> Vec<Expression> {
         let with_address = matches!(set, SetName::Frontends | SetName::OutsideFrontends);
         let (address, rest) = match with_address {
-            true => (vec![self.original_destination(ENTRY)], Register(self.width())),
-            false => (vec![], ENTRY),
+            true => (vec![self.original_destination(KEY)], Register(self.width())),
+            false => (vec![], KEY),
         };
         let key = ConntrackKey::OriginalDestinationPort;
         let port = Expression::Conntrack { key, into: rest.plus(1) };
@@ -335,7 +328,7 @@ impl<'a> Rules<'a> {
 
     /// Looks the key up and loads the entry in its place.
     fn entry(&self, set: SetName) -> Vec<Expression> {
-        vec![self.lookup(set.as_str(), ENTRY, Outcome::Register(ENTRY))]
+        vec![self.lookup(set.as_str(), KEY, Outcome::Register(KEY))]
     }
 
     /// The register after set, address and port: source address and the port's number.

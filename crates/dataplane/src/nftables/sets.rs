@@ -45,7 +45,7 @@ pub(super) fn affinity_set(family: Family, seconds: u32) -> Set {
 
 fn declaration(name: SetName, family: Family) -> Set {
     let ip = address(family);
-    let entry = [NUMBER; 4];
+    let entry = [NUMBER; 5];
     let plain = |key: &[Field]| set(name.as_str().into(), key, SetValue::Nothing, &[]);
     let map = |key: &[Field], data: &[Field]| data_map(name.as_str().into(), key, data);
     let ranges = |key: &[Field]| Set { is_interval: true, ..plain(key) };
