@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use super::protobuf;
 use crate::resource::Kind;
 use crate::status::{Result, Status};
 
@@ -30,7 +31,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Decodes an object from JSON or YAML, as its media type says.
+/// Decodes an object from JSON, YAML or protobuf, as its media type says.
 pub(super) fn decode(media_type: &str, body: &[u8]) -> Result<Value> {
     let malformed = |error: &dyn std::fmt::Display| {
         Status::bad_request(format!("the object provided is unrecognized: {error}"))
@@ -43,10 +44,11 @@ pub(super) fn decode(media_type: &str, body: &[u8]) -> Result<Value> {
             let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
             serde_saphyr::from_str(text).map_err(|error| malformed(&error))?
         }
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(|error| malformed(&error))?,
         other => {
             return Err(Status::unsupported_media_type(
                 other,
-                &["application/json", "application/yaml"],
+                &["application/json", "application/yaml", protobuf::MEDIA_TYPE],
             ));
         }
     };

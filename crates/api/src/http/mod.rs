@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod discovery;
 mod openapi;
+mod protobuf;
 mod query;
 mod read;
 mod route;
@@ -123,7 +124,7 @@ async fn objects(
             ))
         }
         (&Method::POST, Some(name), Some("binding")) if target.kind.plural == "pods" => {
-            write::bind(shared, target, name, bytes).await
+            write::bind(shared, target, name, media_type, bytes).await
         }
         (&Method::GET, Some(name), None | Some("status")) => {
             read::get(&shared.store, target, name, query, form)
@@ -138,10 +139,10 @@ async fn objects(
             write::patch(shared, target, name, query, form, media_type, bytes).await
         }
         (&Method::DELETE, Some(name), None) => {
-            write::delete(shared, target, name, query, bytes).await
+            write::delete(shared, target, name, query, media_type, bytes).await
         }
         (&Method::DELETE, None, None) => {
-            write::delete_collection(shared, target, query, bytes).await
+            write::delete_collection(shared, target, query, media_type, bytes).await
         }
         _ => refused(),
     }

@@ -220,9 +220,10 @@ pub(super) async fn delete(
     target: &Target<'_>,
     name: &str,
     query: &Query,
+    media_type: &str,
     bytes: &Bytes,
 ) -> Result<Answer> {
-    let options = Deletion::read(query, bytes)?;
+    let options = Deletion::read(query, media_type, bytes)?;
     let key = key(target, name);
     let (kind, shared_write) = (target.kind, shared.clone());
     let (left, gone) =
@@ -242,11 +243,12 @@ pub(super) async fn delete_collection(
     shared: &Arc<Shared>,
     target: &Target<'_>,
     query: &Query,
+    media_type: &str,
     bytes: &Bytes,
 ) -> Result<Answer> {
     let selector = query.selector()?;
     selector.check(target.kind)?;
-    let options = Deletion::read(query, bytes)?;
+    let options = Deletion::read(query, media_type, bytes)?;
     let (kind, namespace) = (target.kind, target.namespace.map(Arc::<str>::from));
     let shared_write = shared.clone();
     let deleted = shared
@@ -273,9 +275,10 @@ pub(super) async fn bind(
     shared: &Arc<Shared>,
     target: &Target<'_>,
     name: &str,
+    media_type: &str,
     bytes: &Bytes,
 ) -> Result<Answer> {
-    let binding = body::decode("application/json", bytes)?;
+    let binding = body::decode(media_type, bytes)?;
     let node = binding["target"]["name"].as_str().filter(|node| !node.is_empty());
     let node =
         node.ok_or_else(|| Status::bad_request("target.name of a binding: the node is needed"))?;
@@ -385,12 +388,10 @@ struct Deletion {
 }
 
 impl Deletion {
-    fn read(query: &Query, bytes: &Bytes) -> Result<Self> {
-        let body: Value = match bytes.is_empty() {
+    fn read(query: &Query, media_type: &str, bytes: &Bytes) -> Result<Self> {
+        let body = match bytes.is_empty() {
             true => Value::Null,
-            false => serde_json::from_slice(bytes).map_err(|error| {
-                Status::bad_request(format!("DeleteOptions in the body: not valid JSON: {error}"))
-            })?,
+            false => body::decode(media_type, bytes)?,
         };
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let in_query = |key: &str| Some(query.text(key).to_owned()).filter(|text| !text.is_empty());
