@@ -33,7 +33,14 @@ impl Lab {
 
     /// A lab of two nodes with the manifests of `examples/`.
     pub fn up_with_examples() -> Self {
-        Self::up_with(&["-f", examples().to_str().expect("the path is UTF-8")])
+        Self::up_with_examples_and(&[])
+    }
+
+    /// A lab with the manifests of `examples/` and more arguments.
+    pub fn up_with_examples_and(arguments: &[&str]) -> Self {
+        let examples = examples();
+        let path = examples.to_str().expect("the path is UTF-8");
+        Self::up_with(&[&["-f", path], arguments].concat())
     }
 
     /// A lab with more arguments for `portolan lab up`.

@@ -20,6 +20,9 @@ fn the_kinds_of_the_service_network() {
         "web",
         "--image=sleep",
         "--",
+        // As the first process, sleep itself would not hear SIGTERM.
+        "timeout",
+        "99",
         "sleep",
         "99",
     ])

@@ -83,7 +83,7 @@ fn a_killed_node_agent_leaves_packets_flowing_and_pods_running() {
     let url = "http://172.31.0.11:30001/";
     eventually("the node port answers", LIMIT, || lab.curl("outside", url).ok());
     let mut kill = Command::new("pkill");
-    kill.args(["-KILL", "-f", &format!("portolan node .*{}/.*node-1", lab.name())]);
+    kill.args(["-KILL", "-f", &format!("portolan .*node .*{}/.*node-1", lab.name())]);
     run(kill, LIMIT).expect_success();
     for _ in 0..50 {
         lab.curl("outside", url).expect_success();

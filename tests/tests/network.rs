@@ -131,7 +131,7 @@ fn a_service_is_found_by_its_names() {
 
 #[test]
 fn every_node_answers_on_the_node_port() {
-    let lab = Lab::up_with(&["--nodes", "3", "-f", "examples"]);
+    let lab = Lab::up_with_examples_and(&["--nodes", "3"]);
     let pods = nginx_pods(&lab);
     let with_pods: Vec<String> = pods.iter().map(|pod| node_of(&lab, pod)).collect();
     assert!(with_pods.len() < 3, "some node has no nginx pod");
@@ -143,7 +143,7 @@ fn every_node_answers_on_the_node_port() {
 
 #[test]
 fn policy_local_keeps_the_clients_address() {
-    let lab = Lab::up_with(&["--nodes", "3", "-f", "examples"]);
+    let lab = Lab::up_with_examples_and(&["--nodes", "3"]);
     let pods = nginx_pods(&lab);
     let with_pods: Vec<String> = pods.iter().map(|pod| node_of(&lab, pod)).collect();
     lab.kubectl(&[

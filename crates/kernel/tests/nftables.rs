@@ -83,6 +83,18 @@ fn everything(family: Family) -> Batch {
         comment: "no".to_owned(),
         expressions: vec![Expression::RejectPortUnreachable(family)],
     };
+    let reset = Rule {
+        comment: "no TCP".to_owned(),
+        expressions: vec![
+            Expression::Meta { key: MetaKey::TransportProtocol, into: Register(0) },
+            Expression::Compare {
+                register: Register(0),
+                comparison: Comparison::Equal,
+                value: vec![6],
+            },
+            Expression::RejectTcpReset,
+        ],
+    };
     let fields = vec![length, 1, 2];
     batch([
         Operation::AddTable(t.clone()),
@@ -117,6 +129,7 @@ fn everything(family: Family) -> Batch {
             vec![Element::verdict([7; 4], Verdict::Goto("refuse".into()))],
         ),
         Operation::AddRule(t.clone(), "entry".into(), rule),
+        Operation::AddRule(t.clone(), "refuse".into(), reset),
         Operation::AddRule(t, "refuse".into(), reject),
     ])
 }
@@ -140,7 +153,7 @@ fn what_is_written_is_read_back() {
             let rules = nftables::rules(&mut socket, &t).unwrap();
             let comments: Vec<_> =
                 rules.iter().map(|r| (&*r.chain, r.comment.as_deref().unwrap())).collect();
-            assert_eq!(comments, [("entry", "everything"), ("refuse", "no")]);
+            assert_eq!(comments, [("entry", "everything"), ("refuse", "no TCP"), ("refuse", "no")]);
 
             let mut sets = nftables::sets(&mut socket, &t).unwrap();
             sets.sort();

@@ -114,7 +114,7 @@ pub struct Entry {
 
 /// Bits of [`Entry::flags`].
 pub mod flag {
-    /// Refuse with ICMP port unreachable.
+    /// Refuse with a TCP reset, or with ICMP port unreachable.
     pub const REJECT: u32 = 1;
     /// Let vanish.
     pub const DROP: u32 = 2;

@@ -94,7 +94,7 @@ impl<'a> Rules<'a> {
         let jump = |to: &str| vec![Expression::Verdict(Verdict::Jump(to.into()))];
         let new_only = |to: &str| [state_new(), jump(to)].concat();
         vec![
-            chain("reject", vec![vec![Expression::RejectPortUnreachable(self.family)]]),
+            chain("reject", self.reject()),
             chain("rewrite-source", vec![vec![Expression::Masquerade]]),
             chain("services-outside", self.services(true)),
             chain("services", self.services(false)),
@@ -189,6 +189,19 @@ impl<'a> Rules<'a> {
             rules.push([self.gate(set), self.packet_key(set), self.entry(set), refusal].concat());
         }
         rules
+    }
+
+    /// TCP is refused with a reset, which clients take at any time. An ICMP error is lost on a client
+    /// on this machine: it arrives while connect(2) still holds the socket (tcp_v4_err() counts it
+    /// as `LockDroppedIcmps`), and the refusal is only seen when the first packet is sent again, a
+    /// second later. It is also limited to one a second for each client (`icmp_ratelimit`).
+    fn reject(&self) -> Vec<Vec<Expression>> {
+        let is_tcp =
+            Expression::Compare { register: KEY, comparison: Comparison::Equal, value: vec![TCP] };
+        vec![
+            vec![transport_protocol(KEY), is_tcp, Expression::RejectTcpReset],
+            vec![Expression::RejectPortUnreachable(self.family)],
+        ]
     }
 
     /// Refuses what goes to a virtual address that has no such port, and drops what goes to an
@@ -398,6 +411,9 @@ impl<'a> Rules<'a> {
 
 /// `IFNAMSIZ`, the length of an interface name with its terminating zeros.
 const INTERFACE_NAME_LENGTH: usize = 16;
+
+/// Number of TCP (IANA protocol numbers).
+const TCP: u8 = 6;
 
 /// The maps in the order in which they are consulted.
 fn maps(outside: bool) -> Vec<SetName> {

@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 
 /// Long enough to tell a drop from a slow answer.
 const SILENCE: Duration = Duration::from_millis(600);
+/// Within this time a refusal counts as one that came at once.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 fn facts() -> NodeFacts {
     NodeFacts {
@@ -142,10 +144,13 @@ fn what_nobody_serves_is_refused_at_once() {
         (&hosts.outside, NODE, 30080),
         (&hosts.pod_c, NODE, 30080),
     ] {
-        let start = Instant::now();
-        let error = host.tcp(address, port).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}:{port}");
-        assert!(start.elapsed() < Duration::from_millis(300), "{address}:{port}");
+        // More often than refusals by ICMP may be sent to one client.
+        for _ in 0..20 {
+            let start = Instant::now();
+            let error = host.tcp(address, port).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}:{port}");
+            assert!(start.elapsed() < AT_ONCE, "{address}:{port}");
+        }
     }
     assert_eq!(hosts.pod_c.udp(VIP, 80).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     // An address of the range that nobody has leads nowhere.

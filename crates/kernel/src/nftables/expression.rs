@@ -217,6 +217,8 @@ pub enum Expression {
     Masquerade,
     /// Answers with ICMP or ICMPv6 destination unreachable, port unreachable.
     RejectPortUnreachable(Family),
+    /// Answers with a TCP reset, to TCP only.
+    RejectTcpReset,
     /// Changes a set.
     DynamicSet {
         /// Name of the set.
@@ -254,7 +256,7 @@ impl Expression {
             Expression::Random { .. } => "numgen",
             Expression::DestinationNat { .. } => "nat",
             Expression::Masquerade => "masq",
-            Expression::RejectPortUnreachable(_) => "reject",
+            Expression::RejectPortUnreachable(_) | Expression::RejectTcpReset => "reject",
             Expression::DynamicSet { .. } => "dynset",
         }
     }
@@ -327,6 +329,9 @@ impl Expression {
             Expression::RejectPortUnreachable(family) => {
                 e.be32(uapi::NFTA_REJECT_TYPE, uapi::NFT_REJECT_ICMP_UNREACH);
                 e.u8(uapi::NFTA_REJECT_ICMP_CODE, port_unreachable(*family));
+            }
+            Expression::RejectTcpReset => {
+                e.be32(uapi::NFTA_REJECT_TYPE, uapi::NFT_REJECT_TCP_RST);
             }
             Expression::DynamicSet { set, operation, key, value, timeout } => {
                 e.text(uapi::NFTA_DYNSET_SET_NAME, set);

@@ -133,6 +133,7 @@ pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 pub(crate) const NFTA_REJECT_TYPE: u16 = 1;
 pub(crate) const NFTA_REJECT_ICMP_CODE: u16 = 2;
 pub(crate) const NFT_REJECT_ICMP_UNREACH: u32 = 0;
+pub(crate) const NFT_REJECT_TCP_RST: u32 = 1;
 pub(crate) const NFTA_FIB_DREG: u16 = 1;
 pub(crate) const NFTA_FIB_RESULT: u16 = 2;
 pub(crate) const NFTA_FIB_FLAGS: u16 = 3;

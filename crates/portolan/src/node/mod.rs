@@ -9,6 +9,7 @@ mod cleanup;
 mod describe;
 mod dns;
 mod planner;
+mod pod_events;
 mod pods;
 mod registration;
 mod routes;

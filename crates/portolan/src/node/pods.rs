@@ -3,11 +3,11 @@
 //! The runner decides how a pod lives; here is only which pods there are, and that the API learns
 //! what became of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::core::params::{DeleteParams, Preconditions};
 use model::ObjectName;
 use model::object::PodPhase;
@@ -18,7 +18,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::client::{self, Change, Client, Error, Source, Versioned, Watch};
+use super::pod_events::{News, news};
+use crate::client::{self, Change, Client, Error, Recorder, Source, Versioned, Watch};
 
 /// Pause before failed writes are tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -72,7 +73,10 @@ pub(super) async fn keep(
     updates: mpsc::UnboundedReceiver<Update>,
 ) {
     let (gone, deleted) = mpsc::unbounded_channel();
-    let reporter = Reporter { client: client.clone(), pending: BTreeMap::new() };
+    let (tell, told) = mpsc::unbounded_channel();
+    let recorder = Recorder::new(client.clone(), "portolan-node", Some(node.clone()));
+    let reporter =
+        Reporter { client: client.clone(), pending: BTreeMap::new(), last: HashMap::new(), tell };
     let watch = async {
         let source = Source::all::<Pod>().with_fields(format!("spec.nodeName={node}"));
         let mut watch = Watch::<BoundPod>::new(client, source);
@@ -80,7 +84,22 @@ pub(super) async fn keep(
             follow(&runner, watch.next().await, &gone);
         }
     };
-    tokio::join!(watch, reporter.run(updates, deleted));
+    tokio::join!(watch, reporter.run(updates, deleted), record(recorder, told));
+}
+
+/// Records what is to be told, beside the statuses, which matter more.
+async fn record(recorder: Recorder, mut told: mpsc::UnboundedReceiver<(Metadata, News)>) {
+    while let Some((pod, News { severity, reason, message })) = told.recv().await {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(pod.namespace),
+            name: Some(pod.name),
+            uid: Some(pod.uid),
+            ..ObjectReference::default()
+        };
+        recorder.record(&about, severity, reason, message).await;
+    }
 }
 
 /// Hands a change to the runner. Pods that are to go and aren't here are answered to `gone`.
@@ -135,6 +154,10 @@ enum Report {
 struct Reporter {
     client: Client,
     pending: BTreeMap<String, Report>,
+    /// The last status of each pod, by uid.
+    last: HashMap<String, Box<PodStatus>>,
+    /// News for the users.
+    tell: mpsc::UnboundedSender<(Metadata, News)>,
 }
 
 impl Reporter {
@@ -160,9 +183,15 @@ impl Reporter {
     fn take(&mut self, update: Update) {
         match update {
             Update::Status { pod, status } => {
+                for news in news(self.last.get(&pod.uid).map(|last| &**last), &status) {
+                    // It is recorded as long as we are polled.
+                    let _ = self.tell.send((pod.clone(), news));
+                }
+                self.last.insert(pod.uid.clone(), status.clone());
                 self.pending.insert(pod.uid.clone(), Report::Status(pod, status));
             }
             Update::Removed(pod) => {
+                self.last.remove(&pod.uid);
                 self.pending.insert(pod.uid.clone(), Report::Removed(pod));
             }
         }
