@@ -35,6 +35,13 @@ pub trait Backend: Send {
     /// Answers the number of operations.
     fn update(&mut self, change: &Delta<'_>) -> Result<usize>;
 
+    /// Forgets what connection tracking remembers of UDP clients that it leads to endpoints which do
+    /// not serve `groups` any more. To be called once the groups are programmed. See
+    /// [`crate::conntrack`].
+    ///
+    /// Answers how many it forgot.
+    fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize>;
+
     /// Removes everything this backend ever programs. Succeeds if there is nothing.
     fn cleanup(&mut self) -> Result<()>;
 }

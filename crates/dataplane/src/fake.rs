@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use model::{Family, Protocol};
+use plan::Group;
 
 use crate::backend::{Backend, Delta};
 use crate::nftables::layout::{Dispatch, Element, Entry, Fields, SetName, flag};
@@ -116,6 +118,11 @@ impl Backend for Fake {
             operations += kernel.commit(&changes)?;
         }
         Ok(operations)
+    }
+
+    fn forget_stale(&mut self, _: &[Arc<Group>]) -> Result<usize> {
+        // It remembers no connections.
+        Ok(0)
     }
 
     fn cleanup(&mut self) -> Result<()> {

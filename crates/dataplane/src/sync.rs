@@ -204,18 +204,22 @@ impl Loop {
         let span = tracing::debug_span!("apply", generation = self.status.generation + 1);
         let _entered = span.enter();
         let start = Instant::now();
-        let result = if self.pending.everything {
+        let (delta, result) = if self.pending.everything {
             let groups = self.plan.groups().map(|group| group.id.clone());
             let groups = groups.filter(|id| !self.status.quarantined.contains_key(id)).collect();
-            self.backend.restore(&delta(&self.plan, true, groups, &self.status.quarantined))
+            let whole = delta(&self.plan, true, groups, &self.status.quarantined);
+            let result = self.backend.restore(&whole);
+            (whole, result)
         } else {
             let groups = self.pending.groups.iter().cloned().collect();
-            let node = self.pending.node;
-            self.backend.update(&delta(&self.plan, node, groups, &self.status.quarantined))
+            let change = delta(&self.plan, self.pending.node, groups, &self.status.quarantined);
+            let result = self.backend.update(&change);
+            (change, result)
         };
         match result {
             Ok(operations) => {
                 tracing::debug!(operations, took = ?start.elapsed(), "programmed");
+                forget_stale(&mut *self.backend, &delta);
                 self.status.generation += 1;
                 self.status.programmed_at = Some(Instant::now());
                 self.status.pending_since = None;
@@ -245,6 +249,21 @@ impl Loop {
                 false
             }
         }
+    }
+}
+
+/// UDP clients that go on sending are led to those who serve now. That this fails costs these clients
+/// their answers for a while, and nothing else.
+fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>) {
+    let groups = programmed.groups.iter().filter_map(|(_, group)| group.clone());
+    let with_udp: Vec<_> = groups.filter(|group| !group.udp_ports.is_empty()).collect();
+    if with_udp.is_empty() {
+        return;
+    }
+    match backend.forget_stale(&with_udp) {
+        Ok(0) => {}
+        Ok(forgotten) => tracing::debug!(forgotten, "stale UDP connections"),
+        Err(error) => tracing::warn!(%error, "stale UDP connections may remain"),
     }
 }
 

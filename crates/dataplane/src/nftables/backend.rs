@@ -4,19 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{
     self, BaseChain, Batch, Chain, ChainType, Family, Hook, Name, Operation, Refused, Rule, Verdict,
 };
-use plan::{GroupId, LocalDetector};
+use plan::{Group, GroupId, LocalDetector};
 
 use super::layout::{Dispatch, Element, SetName};
 use super::rules::{self, REFUSALS, RuleChain, Rules, SOURCES, affinity_map, dispatch_map};
 use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, from_kernel, to_kernel};
 use super::table::{Changes, Content, Table};
 use crate::backend::{Backend, Delta};
-use crate::{Error, Result};
+use crate::{Error, Result, conntrack};
 
 /// Name of our table in each family.
 pub const TABLE: &str = "portolan";
@@ -196,6 +197,10 @@ impl Backend for Nftables {
         let removed = self.remove_unused(&mut tables).map_err(failure);
         self.tables = tables;
         Ok(chains.operations().len() + elements.operations().len() + removed?)
+    }
+
+    fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize> {
+        Ok(conntrack::forget_stale(&mut self.socket, groups.iter().map(|group| &**group))?)
     }
 
     fn cleanup(&mut self) -> Result<()> {

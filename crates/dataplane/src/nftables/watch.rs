@@ -19,7 +19,7 @@ pub fn watch(own: u32, updates: Updates) -> Result<impl Future<Output = ()> + Se
         deprecated,
         reason = "its successor is unsafe; a monitor keeps its descriptor for life"
     )]
-    let mut monitor = AsyncFd::new(Monitor::open()?).map_err(opened)?;
+    let mut monitor = AsyncFd::new(Monitor::of_others(own)?).map_err(opened)?;
     Ok(async move {
         let mut touched: BTreeSet<Family> = BTreeSet::new();
         loop {
@@ -37,14 +37,14 @@ pub fn watch(own: u32, updates: Updates) -> Result<impl Future<Output = ()> + Se
             ready.clear_ready();
             for notification in notifications {
                 match notification {
-                    Notification::Changed { table, port } => {
-                        if port != own && &*table.name == TABLE {
+                    Notification::Changed { table, .. } => {
+                        if &*table.name == TABLE {
                             touched.insert(table.family);
                         }
                     }
-                    Notification::Generation { port, .. } => {
+                    Notification::Generation { port, process, .. } => {
                         if !std::mem::take(&mut touched).is_empty() {
-                            let who = format!("netlink port {port}");
+                            let who = process.unwrap_or_else(|| format!("netlink port {port}"));
                             if updates.send(Update::Tampered(who)).is_err() {
                                 return;
                             }

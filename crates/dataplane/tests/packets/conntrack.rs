@@ -1,16 +1,16 @@
 //! UDP clients that go on sending from one port follow the endpoints.
 
-use dataplane::conntrack::forget_stale;
-use kernel::netlink::{Protocol, Socket};
+use dataplane::Backend;
+use dataplane::nftables::Nftables;
 use model::World;
 use serde_json::json;
 
 use crate::hosts::{Addresses, Hosts, V4, V6};
 use crate::{cluster_with, plan_of, programmed, update};
 
-fn repair(hosts: &Hosts, world: &World) -> usize {
-    let mut socket = hosts.node.run(|| Socket::open(Protocol::Netfilter)).unwrap().unwrap();
-    forget_stale(&mut socket, plan_of(world).groups().map(|group| &**group)).unwrap()
+fn repair(backend: &mut Nftables, world: &World) -> usize {
+    let groups: Vec<_> = plan_of(world).groups().cloned().collect();
+    backend.forget_stale(&groups).unwrap()
 }
 
 fn clients_follow_the_endpoints(net: &'static Addresses) {
@@ -23,16 +23,16 @@ fn clients_follow_the_endpoints(net: &'static Addresses) {
     for client in [&pod, &outside] {
         assert_eq!(client.ask().unwrap().server, net.pod_a);
     }
-    assert_eq!(repair(&hosts, &old), 0, "all lead to an endpoint that serves");
+    assert_eq!(repair(&mut backend, &old), 0, "all lead to an endpoint that serves");
 
     let new = cluster(&[net.pod_b]);
     update(&mut backend, &old, &new);
     assert_eq!(pod.ask().unwrap().server, net.pod_a, "the kernel remembers");
-    assert_eq!(repair(&hosts, &new), 2);
+    assert_eq!(repair(&mut backend, &new), 2);
     for client in [&pod, &outside] {
         assert_eq!(client.ask().unwrap().server, net.pod_b);
     }
-    assert_eq!(repair(&hosts, &new), 0);
+    assert_eq!(repair(&mut backend, &new), 0);
 }
 
 #[test]
@@ -60,6 +60,6 @@ fn a_client_that_began_before_its_service_is_served() {
     let spec = json!({"externalIPs": [address]});
     let world = cluster_with(&V4, spec, &[V4.pod_a]);
     update(&mut backend, &nothing, &world);
-    assert_eq!(repair(&hosts, &world), 1);
+    assert_eq!(repair(&mut backend, &world), 1);
     assert_eq!(client.ask().unwrap().server, V4.pod_a);
 }

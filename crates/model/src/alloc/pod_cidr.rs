@@ -1,92 +1,72 @@
-//! Pod ranges of nodes: equal blocks of the cluster's range, handed out in order, so that a block
-//! that was given back is used again last.
+//! The block of the cluster's range that each node gives its pods addresses of.
+//!
+//! Which blocks are in use is what the nodes carry, so nothing has to be remembered beside that.
 
-use std::collections::BTreeSet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use ipnet::IpNet;
-
-/// The blocks that are in use.
-#[derive(Debug, Clone)]
-pub struct PodCidrs {
-    cluster: IpNet,
-    block_length: u8,
-    /// Indices of blocks in use.
-    used: BTreeSet<u32>,
-    next: u32,
+/// Blocks that don't fit their range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{cidr} can't be cut into blocks of /{mask}: accepted are /{} to /{}", cidr.prefix_len(), cidr.max_prefix_len())]
+pub struct BadBlock {
+    /// The range.
+    pub cidr: IpNet,
+    /// Length of the blocks' prefix.
+    pub mask: u8,
 }
 
-/// Why there is no block.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A block would be larger than the cluster's range, or there would be more than 65,536.
-    #[error("blocks of /{block_length} do not divide {cluster}: accepted are /{} to /{}", cluster.prefix_len(), (cluster.prefix_len() + 16).min(cluster.max_prefix_len()))]
-    BadBlock {
-        /// The cluster's range.
-        cluster: IpNet,
-        /// The length asked for.
-        block_length: u8,
-    },
-    /// All blocks are in use.
-    #[error(
-        "{0} has no block left: delete nodes, or choose a larger cluster range or smaller blocks"
-    )]
-    Full(IpNet),
+/// A range that is cut into blocks of one size.
+///
+/// The next block is looked for behind the last one given, so that a block that has become free is
+/// given again as late as possible.
+#[derive(Debug, Clone)]
+pub struct PodCidrs {
+    cidr: IpNet,
+    mask: u8,
+    next: u128,
 }
 
 impl PodCidrs {
-    /// Blocks of `block_length` out of `cluster`, none in use.
-    pub fn new(cluster: IpNet, block_length: u8) -> Result<Self, Error> {
-        let difference = block_length.checked_sub(cluster.prefix_len());
-        let fits = block_length <= cluster.max_prefix_len();
-        match difference {
-            Some(0..=16) if fits => {
-                Ok(Self { cluster: cluster.trunc(), block_length, used: BTreeSet::new(), next: 0 })
+    /// Blocks of length `mask` out of `cidr`.
+    pub fn new(cidr: IpNet, mask: u8) -> Result<Self, BadBlock> {
+        match (cidr.prefix_len()..=cidr.max_prefix_len()).contains(&mask) {
+            true => Ok(Self { cidr, mask, next: 0 }),
+            false => Err(BadBlock { cidr, mask }),
+        }
+    }
+
+    /// The next block that overlaps none of `used`.
+    pub fn next_block(&mut self, used: &[IpNet]) -> Option<IpNet> {
+        let count = 1u128 << (self.mask - self.cidr.prefix_len()).min(127);
+        // A used network is met at most once on the way round: it is either one block or smaller,
+        // or it covers several and is jumped over. The first one may be met again at the end.
+        for _ in 0..=used.len() + 1 {
+            let block = self.block(self.next);
+            let overlaps = |used: &&IpNet| used.contains(&block) || block.contains(*used);
+            let taken = used.iter().find(overlaps);
+            // A network of several blocks begins at a multiple of its size.
+            let covered = taken
+                .map_or(1, |taken| 1u128 << self.mask.saturating_sub(taken.prefix_len()).min(127));
+            self.next = (self.next / covered + 1).saturating_mul(covered) % count;
+            if taken.is_none() {
+                return Some(block);
             }
-            _ => Err(Error::BadBlock { cluster, block_length }),
         }
+        None
     }
 
-    /// Marks every block that overlaps a range as used: a node's, or the Services'. A range outside
-    /// the cluster's changes nothing.
-    pub fn occupy(&mut self, range: IpNet) {
-        let overlapping: Vec<u32> = (0..self.count())
-            .filter(|index| {
-                self.block(*index)
-                    .is_some_and(|block| block.contains(&range) || range.contains(&block))
-            })
-            .collect();
-        self.used.extend(overlapping);
-    }
-
-    /// Takes the next free block.
-    pub fn allocate(&mut self) -> Result<IpNet, Error> {
-        let count = self.count();
-        let free = (0..count)
-            .map(|step| (self.next + step) % count)
-            .find(|index| !self.used.contains(index))
-            .ok_or(Error::Full(self.cluster))?;
-        self.used.insert(free);
-        self.next = (free + 1) % count;
-        self.block(free).ok_or(Error::Full(self.cluster))
-    }
-
-    /// Gives a block back; one that is not in use is no error.
-    pub fn release(&mut self, block: IpNet) {
-        let index = (0..self.count()).find(|index| self.block(*index) == Some(block));
-        if let Some(index) = index {
-            self.used.remove(&index);
+    fn block(&self, index: u128) -> IpNet {
+        match self.cidr.trunc() {
+            IpNet::V4(cidr) => {
+                let offset = (index as u32).checked_shl(32 - u32::from(self.mask)).unwrap_or(0);
+                let first = u32::from(cidr.addr()) | offset;
+                Ipv4Net::new_assert(first.into(), self.mask).into()
+            }
+            IpNet::V6(cidr) => {
+                let offset = index.checked_shl(128 - u32::from(self.mask)).unwrap_or(0);
+                let first = u128::from(cidr.addr()) | offset;
+                Ipv6Net::new_assert(first.into(), self.mask).into()
+            }
         }
-    }
-
-    fn count(&self) -> u32 {
-        1 << (self.block_length - self.cluster.prefix_len())
-    }
-
-    fn block(&self, index: u32) -> Option<IpNet> {
-        let bits = self.cluster.max_prefix_len() - self.block_length;
-        let offset = u128::from(index).checked_shl(bits.into())?;
-        let first = super::cluster_ip::ClusterIps::nth(&self.cluster, offset)?;
-        IpNet::new(first, self.block_length).ok()
     }
 }
 
@@ -95,37 +75,66 @@ mod tests {
     use super::*;
 
     fn net(text: &str) -> IpNet {
-        text.parse().unwrap()
+        text.parse().expect("a network")
+    }
+
+    fn pod_cidrs(cidr: &str, mask: u8) -> PodCidrs {
+        PodCidrs::new(net(cidr), mask).expect("blocks that fit")
     }
 
     #[test]
-    fn blocks_come_in_order_and_return_last() {
-        let mut cidrs = PodCidrs::new(net("10.244.0.0/22"), 24).unwrap();
-        assert_eq!(cidrs.allocate(), Ok(net("10.244.0.0/24")));
-        assert_eq!(cidrs.allocate(), Ok(net("10.244.1.0/24")));
-        cidrs.release(net("10.244.0.0/24"));
-        assert_eq!(cidrs.allocate(), Ok(net("10.244.2.0/24")));
-        assert_eq!(cidrs.allocate(), Ok(net("10.244.3.0/24")));
-        assert_eq!(cidrs.allocate(), Ok(net("10.244.0.0/24")));
-        assert_eq!(cidrs.allocate(), Err(Error::Full(net("10.244.0.0/22"))));
+    fn blocks_follow_each_other_and_a_freed_one_comes_last() {
+        let mut range = pod_cidrs("10.244.0.0/22", 24);
+        let mut used = Vec::new();
+        for expected in ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"] {
+            let block = range.next_block(&used).expect("a free block");
+            assert_eq!(block, net(expected));
+            used.push(block);
+        }
+        used.remove(0);
+        assert_eq!(range.next_block(&used), Some(net("10.244.3.0/24")));
+        used.push(net("10.244.3.0/24"));
+        assert_eq!(range.next_block(&used), Some(net("10.244.0.0/24")));
+        used.push(net("10.244.0.0/24"));
+        assert_eq!(range.next_block(&used), None, "all four are taken");
     }
 
     #[test]
-    fn what_others_use_is_left_out() {
-        let mut cidrs = PodCidrs::new(net("10.0.0.0/22"), 24).unwrap();
-        cidrs.occupy(net("10.0.0.0/23"));
-        cidrs.occupy(net("10.0.2.128/25"));
-        cidrs.occupy(net("192.168.0.0/16"));
-        assert_eq!(cidrs.allocate(), Ok(net("10.0.3.0/24")));
-        assert!(cidrs.allocate().is_err());
+    fn service_ranges_are_left_out_whatever_their_size() {
+        let mut range = pod_cidrs("10.244.0.0/16", 24);
+        let used = [net("10.244.0.0/17"), net("10.244.128.64/26")];
+        assert_eq!(range.next_block(&used), Some(net("10.244.129.0/24")));
+        let mut range = pod_cidrs("10.244.0.0/16", 24);
+        assert_eq!(range.next_block(&[net("10.0.0.0/8")]), None);
     }
 
     #[test]
-    fn other_families_and_bad_sizes() {
-        let mut cidrs = PodCidrs::new(net("fd00:10::/48"), 64).unwrap();
-        assert_eq!(cidrs.allocate(), Ok(net("fd00:10::/64")));
-        assert_eq!(cidrs.allocate(), Ok(net("fd00:10:0:1::/64")));
-        assert!(PodCidrs::new(net("10.244.0.0/16"), 8).is_err());
-        assert!(PodCidrs::new(net("fd00::/32"), 64).is_err());
+    fn every_block_of_a_range_is_given_once() {
+        for (cidr, mask, count) in [("10.244.0.0/16", 24, 256), ("fd00::/56", 64, 256)] {
+            let mut range = pod_cidrs(cidr, mask);
+            let mut used: Vec<IpNet> = Vec::new();
+            while let Some(block) = range.next_block(&used) {
+                assert!(net(cidr).contains(&block) && !used.contains(&block));
+                used.push(block);
+            }
+            assert_eq!(used.len(), count, "{cidr}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_not_larger_than_their_range() {
+        let error = PodCidrs::new(net("10.244.0.0/16"), 8).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "10.244.0.0/16 can't be cut into blocks of /8: accepted are /16 to /32"
+        );
+        assert!(PodCidrs::new(net("10.244.0.0/16"), 64).is_err());
+    }
+
+    #[test]
+    fn a_range_of_one_block() {
+        let mut range = pod_cidrs("10.244.7.0/24", 24);
+        assert_eq!(range.next_block(&[]), Some(net("10.244.7.0/24")));
+        assert_eq!(range.next_block(&[net("10.244.7.0/24")]), None);
     }
 }

@@ -30,6 +30,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use model::alloc::pod_cidr::PodCidrs;
 use tokio::task::JoinSet;
 
 use cache::Cache;
@@ -40,11 +41,7 @@ use crate::client::{ApiObject, Client, Error, Recorder, Versioned};
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Ranges the nodes' blocks are cut from, at most one a family.
-    pub(crate) cluster_cidrs: Vec<IpNet>,
-    /// Length of a node's IPv4 block, usually 24.
-    pub(crate) node_mask_v4: u8,
-    /// Length of a node's IPv6 block, usually 64.
-    pub(crate) node_mask_v6: u8,
+    pub(crate) pod_cidrs: Vec<PodCidrs>,
     /// Ranges of Service addresses, which no node may get.
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Endpoints an EndpointSlice may hold, usually 100.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use api::ApiServer;
 use ipnet::IpNet;
+use model::alloc::pod_cidr::PodCidrs;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -52,6 +53,18 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
+impl Settings {
+    /// The ranges of pods, cut into blocks for nodes.
+    fn pod_cidrs(&self) -> anyhow::Result<Vec<PodCidrs>> {
+        let cut = |cidr: &IpNet| {
+            let mask = if cidr.addr().is_ipv4() { self.node_mask_v4 } else { self.node_mask_v6 };
+            PodCidrs::new(*cidr, mask)
+        };
+        let ranges: Result<_, _> = self.cluster_cidrs.iter().map(cut).collect();
+        ranges.context("--cluster-cidr with --node-cidr-mask-size")
+    }
+}
+
 /// Where the certificates of a data directory are.
 pub(crate) fn pki_directory(data_dir: &Path) -> PathBuf {
     data_dir.join("pki")
@@ -62,6 +75,7 @@ const ENDPOINTS_PER_SLICE: usize = 100;
 
 /// Serves until the process is asked to end.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let pod_cidrs = settings.pod_cidrs()?;
     let own = SocketAddr::new(settings.bind_address, settings.port);
     let listeners = listen::listeners(own).await?;
     let address = listen::advertised(&settings)?;
@@ -83,7 +97,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(path) = &settings.kubeconfig {
         write_kubeconfig(path, &authority, "kubernetes-admin", (address, settings.port))?;
     }
-    let controllers = run_controllers(&settings, &authority, address);
+    let controllers = run_controllers(&settings, &authority, address, pod_cidrs);
     let result = tokio::select! {
         result = controllers => result,
         result = runtime::asked_to_end() => result,
@@ -103,6 +117,7 @@ async fn run_controllers(
     settings: &Settings,
     authority: &Authority,
     address: IpAddr,
+    pod_cidrs: Vec<PodCidrs>,
 ) -> anyhow::Result<()> {
     let here = match settings.bind_address {
         ip if ip.is_unspecified() && ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
@@ -114,9 +129,7 @@ async fn run_controllers(
     let client = client::connect(Some(&path)).await?;
     bootstrap::ensure(&client, &settings.service_cidrs, (address, settings.port)).await?;
     let config = controllers::Config {
-        cluster_cidrs: settings.cluster_cidrs.clone(),
-        node_mask_v4: settings.node_mask_v4,
-        node_mask_v6: settings.node_mask_v6,
+        pod_cidrs,
         service_cidrs: settings.service_cidrs.clone(),
         endpoints_per_slice: ENDPOINTS_PER_SLICE,
     };
