@@ -82,6 +82,31 @@ pub(crate) struct Answer {
 }
 
 impl Hosts {
+    /// What the kernel counted on the way of packets, for the message of a test that lost some.
+    pub(crate) fn counters(&self) -> String {
+        let of = |place: &str, netns: &Netns| {
+            let read = || {
+                let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+                read("/proc/net/netstat")
+                    + &read("/proc/net/snmp")
+                    + &read("/proc/net/softnet_stat")
+            };
+            let text = netns.run(read).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let mut counted = Vec::new();
+            for pair in lines.windows(2) {
+                let (names, values) = (pair[0].split_whitespace(), pair[1].split_whitespace());
+                let nonzero = names.zip(values).filter(|(name, value)| {
+                    name.starts_with(char::is_alphabetic)
+                        && value.parse::<u64>().is_ok_and(|v| v > 0)
+                });
+                counted.extend(nonzero.map(|(name, value)| format!("{name} {value}")));
+            }
+            format!("\n{place}: {}", counted.join(", "))
+        };
+        of("outside", &self.outside.0) + &of("node", &self.node) + &of("pod C", &self.pod_c.0)
+    }
+
     pub(crate) fn new() -> Self {
         Self::with(&V4)
     }

@@ -283,7 +283,9 @@ fn no_connection_is_lost_while_endpoints_change() {
         thread::spawn(move || {
             let mut connections = 0;
             while !stop.load(Ordering::Relaxed) {
-                hosts.outside.tcp(NODE, 30080).expect("every connection is served");
+                if let Err(error) = hosts.outside.tcp(NODE, 30080) {
+                    panic!("connection {connections}: {error}; {}", hosts.counters());
+                }
                 connections += 1;
             }
             connections
