@@ -5,9 +5,11 @@
 
 mod lab;
 mod run;
+mod server;
 
 pub use lab::Lab;
 pub use run::{Output, kubectl_path, portolan_path, run};
+pub use server::Server;
 
 use std::time::{Duration, Instant};
 

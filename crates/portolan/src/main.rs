@@ -8,6 +8,7 @@ mod apply;
 mod cli;
 mod client;
 mod controllers;
+mod errors;
 mod kubeconfig;
 mod logging;
 mod manifest;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("portolan: {error:#}");
+            eprintln!("portolan: {}", errors::sentence(&error));
             ExitCode::FAILURE
         }
     }

@@ -261,9 +261,9 @@ fn write_loop(
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(%error, "writes are lost: the store can't be written");
+                tracing::error!(%error, "writes are refused");
                 undo(&mut working, changes);
-                Err(Status::internal(format!("the store can't be written: {error}")))
+                Err(Status::internal(error))
             }
         };
         for reply in replies {
@@ -296,5 +296,74 @@ fn undo(working: &mut Objects, changes: Vec<Arc<Change>>) {
             Some(old) => working.objects.insert(change.key.clone(), old.clone()),
             None => working.objects.remove(&change.key),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { kind: "services".into(), namespace: "default".into(), name: name.into() }
+    }
+
+    fn open(directory: &Path) -> Store {
+        Store::open(&directory.join("objects"), |_| ()).unwrap()
+    }
+
+    async fn put(store: &Store, name: &'static str, number: u64) -> Result<Arc<Stored>> {
+        let value = json!({"metadata": {"name": name}, "number": number});
+        store.write(move |transaction| Ok(transaction.put(key(name), value))).await
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_after_a_restart_and_revisions_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let first = put(&store, "a", 1).await.unwrap();
+        let second = put(&store, "a", 2).await.unwrap();
+        assert!(second.revision > first.revision);
+        assert_eq!(second.value["metadata"]["resourceVersion"], second.revision.to_string());
+        store.write(|transaction| Ok(transaction.remove(&key("a")))).await.unwrap();
+        let last = put(&store, "b", 3).await.unwrap();
+        drop(store);
+        // The writer ends with its last client, and gives the file free.
+        let store = loop {
+            match Store::open(&directory.path().join("objects"), |_| ()) {
+                Ok(store) => break store,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+            }
+        };
+        assert!(store.read().get(&key("a")).is_none());
+        assert_eq!(store.read().get(&key("b")).unwrap().value["number"], 3);
+        assert!(put(&store, "c", 4).await.unwrap().revision > last.revision);
+    }
+
+    #[tokio::test]
+    async fn changes_are_told_in_order_and_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let start = store.read().revision();
+        for number in 0..5 {
+            put(&store, "a", number).await.unwrap();
+        }
+        let changes = store.changes_since(start).unwrap();
+        let numbers: Vec<_> = changes
+            .iter()
+            .map(|change| change.new.as_ref().unwrap().value["number"].clone())
+            .collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        let middle = changes[2].revision;
+        assert_eq!(store.changes_since(middle).unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let _store = open(directory.path());
+        let error = Store::open(&directory.path().join("objects"), |_| ()).unwrap_err();
+        assert!(error.to_string().contains("objects"), "{error}");
     }
 }

@@ -8,6 +8,8 @@ use kernel::route::Rtnetlink;
 use pod::runner;
 use pod::wiring::NodeRoutes;
 
+use crate::errors::sentence;
+
 /// Removes pods, packet filter and routes; goes on after a failure and reports all of them. The
 /// agent must not run.
 pub(crate) fn clean_up(name: &str, data_dir: &Path, pod_cgroup: &Path) -> anyhow::Result<()> {
@@ -26,7 +28,7 @@ pub(crate) fn clean_up(name: &str, data_dir: &Path, pod_cgroup: &Path) -> anyhow
         tracing::info!("nothing of portolan is left on this node");
         return Ok(());
     }
-    let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+    let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::bail!("left behind: {}", all.join("; "))
 }
 

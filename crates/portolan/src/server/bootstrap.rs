@@ -82,6 +82,10 @@ async fn ensure_api_service(
         }),
     )
     .await?;
+    if address.is_loopback() {
+        tracing::info!(%address, "nobody else reaches this server: Service kubernetes leads nowhere");
+        return Ok(());
+    }
     let ports = json!([{ "name": "https", "port": port, "protocol": "TCP" }]);
     ensure_current::<EndpointSlice>(
         client,

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lab::Lab;
 
 use crate::client::Client;
+use crate::errors::sentence;
 use checks::CHECKS;
 use context::Tour;
 
@@ -61,7 +62,7 @@ fn print_table(tour: &Tour) -> anyhow::Result<bool> {
             Ok(Evidence { seen, took }) => ("ok", took.map(describe).unwrap_or_default(), seen),
             Err(error) => {
                 failed += 1;
-                ("FAIL", String::new(), format!("{error:#}"))
+                ("FAIL", String::new(), sentence(&error))
             }
         };
         writeln!(out, "{mark:<4}  {promise:<width$}  {took:>9}  {}", one_line(&seen))?;
