@@ -5,7 +5,6 @@
 //! manifests are in each other's way, what was done is undone.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use kube::core::Request;
@@ -13,18 +12,16 @@ use kube::core::params::{DeleteParams, GetParams, Patch, PatchParams, PostParams
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 
 /// Name under which fields are recorded as ours.
 const FIELD_MANAGER: &str = "portolan-apply";
 
-/// Applies the manifests at `paths`, files or directories. Answers what they are, for example
-/// `service/web`.
-pub(crate) async fn apply(client: &Client, paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
-    let manifests = manifest::load(paths)?;
-    let resources = Resources::of(client, &manifests).await?;
-    let new_namespaces = new_namespaces(client, &manifests).await?;
-    for manifest in &manifests {
+/// Applies manifests in their order. Answers what they are, for example `service/web`.
+pub(crate) async fn apply(client: &Client, manifests: &[Manifest]) -> anyhow::Result<Vec<String>> {
+    let resources = Resources::of(client, manifests).await?;
+    let new_namespaces = new_namespaces(client, manifests).await?;
+    for manifest in manifests {
         let target = resources.target(manifest)?;
         let is_in_new = manifest.namespace.as_ref().is_some_and(|ns| new_namespaces.contains(ns));
         let tried = match is_in_new {
@@ -34,7 +31,7 @@ pub(crate) async fn apply(client: &Client, paths: &[PathBuf]) -> anyhow::Result<
         tried.map_err(|error| refused(manifest, &error))?;
     }
     let mut done = Vec::new();
-    for manifest in &manifests {
+    for manifest in manifests {
         let target = resources.target(manifest)?;
         let before = target.get(client).await.map_err(|error| refused(manifest, &error))?;
         if let Err(error) = target.put(client, false).await {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{apply, client, runtime};
+use crate::{apply, client, manifest, runtime};
 
 /// Apply manifests: all of them, or with one mistake none.
 ///
@@ -13,15 +13,16 @@ pub(crate) struct Args {
     /// How to reach the API server [default: as kubectl finds it].
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
-    /// A file, or a directory of .yaml, .yml and .json files.
+    /// A file, a directory of .yaml, .yml and .json files, or - for standard input.
     #[arg(short = 'f', long = "filename", value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let manifests = manifest::load(&args.paths)?;
     runtime::run(async {
         let client = client::connect(args.kubeconfig.as_deref()).await?;
-        for object in apply::apply(&client, &args.paths).await? {
+        for object in apply::apply(&client, &manifests).await? {
             println!("{object} applied");
         }
         Ok(())

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use lab::{Directory, Record, take_down};
 
+use crate::logging;
 use crate::runtime;
 use crate::testbed::{self, MAX_NODES, Options, Place, Target};
 
@@ -58,7 +59,7 @@ pub(crate) struct Up {
     #[arg(long)]
     tour: bool,
     /// Log level of the server and the nodes, whose logs are in the lab's directory.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = logging::parse_level)]
     part_log_level: String,
 }
 

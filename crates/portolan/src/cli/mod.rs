@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::logging;
+
 /// A Kubernetes service network in one program: pod addresses, ClusterIPs, NodePorts and cluster
 /// DNS, with a small API server for clusters that have no other.
 #[derive(Debug, Parser)]
@@ -26,7 +28,8 @@ use clap::{Parser, Subcommand};
 )]
 pub(crate) struct Cli {
     /// Least severe log messages to print, or directives as RUST_LOG takes them.
-    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL",
+        value_parser = logging::parse_level)]
     pub(crate) log_level: String,
 
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 //! order; after a lost connection the watch goes on from the last version, and when the server no
 //! longer has that version (410 Gone), everything is listed again.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use kube::core::params::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Backoff, Client};
@@ -53,6 +55,11 @@ impl Source {
 pub(crate) trait Versioned: Clone + DeserializeOwned + Send + 'static {
     /// `metadata.resourceVersion`, opaque.
     fn version(&self) -> &str;
+
+    /// Reads an object of a list, of which there may be many.
+    fn read(json: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(json)
+    }
 }
 
 /// What is new.
@@ -71,7 +78,7 @@ pub(crate) enum Change<T> {
     Removed(T),
 }
 
-type Events<T> = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<T>>> + Send>>;
+type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Value>>> + Send>>;
 
 /// A list and the watch that follows it.
 pub(crate) struct Watch<T> {
@@ -79,15 +86,16 @@ pub(crate) struct Watch<T> {
     source: Source,
     /// Version reached; `None` asks for a list.
     version: Option<String>,
-    events: Option<Events<T>>,
+    events: Option<Events>,
     backoff: Backoff,
+    objects: PhantomData<fn() -> T>,
 }
 
 impl<T: Versioned> Watch<T> {
     /// Makes no request yet.
     pub(crate) fn new(client: Client, source: Source) -> Self {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        Self { client, source, version: None, events: None, backoff }
+        Self { client, source, version: None, events: None, backoff, objects: PhantomData }
     }
 
     /// Waits for the next change; failures are logged and tried again for as long as it takes.
@@ -119,9 +127,9 @@ impl<T: Versioned> Watch<T> {
                         return change;
                     }
                 }
-                // One object that can't be read must not stop the others.
+                // One event that can't be read must not stop the others.
                 Some(Err(kube::Error::SerdeError(error))) => {
-                    tracing::warn!(path = self.source.path, %error, "unreadable object is skipped");
+                    tracing::warn!(path = self.source.path, %error, "unreadable event is skipped");
                 }
                 Some(Err(error)) => self.failed(error).await,
                 None => {
@@ -133,10 +141,15 @@ impl<T: Versioned> Watch<T> {
         }
     }
 
-    async fn take(&mut self, event: WatchEvent<T>) -> Option<Change<T>> {
-        let change = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => Change::Put(object),
-            WatchEvent::Deleted(object) => Change::Removed(object),
+    async fn take(&mut self, event: WatchEvent<Value>) -> Option<Change<T>> {
+        let change: fn(T) -> Change<T> = match &event {
+            WatchEvent::Deleted(_) => Change::Removed,
+            _ => Change::Put,
+        };
+        let object = match event {
+            WatchEvent::Added(object)
+            | WatchEvent::Modified(object)
+            | WatchEvent::Deleted(object) => object,
             WatchEvent::Bookmark(bookmark) => {
                 self.version = Some(bookmark.metadata.resource_version);
                 self.backoff.reset();
@@ -147,11 +160,18 @@ impl<T: Versioned> Watch<T> {
                 return None;
             }
         };
-        if let Change::Put(object) | Change::Removed(object) = &change {
-            self.version = Some(object.version().to_owned());
+        if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
+            self.version = Some(version.to_owned());
         }
         self.backoff.reset();
-        Some(change)
+        match T::deserialize(&object) {
+            Ok(object) => Some(change(object)),
+            // One object that can't be read must not stop the others.
+            Err(error) => {
+                tracing::warn!(path = self.source.path, %error, "unreadable object is skipped");
+                None
+            }
+        }
     }
 
     /// Goes on from the last version, or from a new list if that version is no longer kept.
@@ -186,7 +206,7 @@ async fn list<T: Versioned>(client: &Client, source: &Source) -> kube::Result<(V
         let request = Request::new(&source.path).list(&params);
         let page: Page = client.request(request.map_err(kube::Error::BuildRequest)?).await?;
         for item in page.items.unwrap_or_default() {
-            match serde_json::from_str(item.get()) {
+            match T::read(item.get()) {
                 Ok(object) => objects.push(object),
                 Err(error) => {
                     let path = &source.path;
@@ -202,11 +222,7 @@ async fn list<T: Versioned>(client: &Client, source: &Source) -> kube::Result<(V
 }
 
 /// What happens after `version`.
-async fn open<T: Versioned>(
-    client: &Client,
-    source: &Source,
-    version: &str,
-) -> kube::Result<Events<T>> {
+async fn open(client: &Client, source: &Source, version: &str) -> kube::Result<Events> {
     let params = WatchParams {
         label_selector: source.labels.clone(),
         field_selector: source.fields.clone(),
@@ -216,7 +232,7 @@ async fn open<T: Versioned>(
     };
     let request = Request::new(&source.path).watch(&params, version);
     let request = request.map_err(kube::Error::BuildRequest)?;
-    Ok(Box::pin(client.request_events::<T>(request).await?))
+    Ok(Box::pin(client.request_events::<Value>(request).await?))
 }
 
 /// One page of a list; items are read one by one, because one may be unreadable.

@@ -147,7 +147,7 @@ pub(crate) async fn delete<K: ApiObject>(
     let request = Request::new(path::<K>(&name.namespace)).delete(&name.name, params);
     match send::<K, Value>(client, "delete", name, request).await {
         Ok(answer) if answer["kind"] == K::KIND => {
-            let object: Option<K> = serde_json::from_value(answer).ok();
+            let object: Option<K> = read(&answer).ok();
             Ok(object.filter(|object| object.metadata().deletion_timestamp.is_some()))
         }
         Ok(_) => Ok(None),
@@ -173,12 +173,15 @@ async fn send<K: ApiObject, T: DeserializeOwned>(
     let kind = K::KIND;
     let request =
         request.map_err(|source| Error::Build { verb, kind, name: name.clone(), source })?;
-    client.request(request).await.map_err(|source| Error::Request {
-        verb,
-        kind,
-        name: name.clone(),
-        source,
-    })
+    let failed = |source| Error::Request { verb, kind, name: name.clone(), source };
+    let answer: Value = client.request(request).await.map_err(failed)?;
+    read(&answer).map_err(|error| failed(kube::Error::SerdeError(error)))
+}
+
+/// Reads a whole object. All are read in this way: the code for each way is large, and there are many
+/// kinds.
+fn read<T: DeserializeOwned>(json: &Value) -> serde_json::Result<T> {
+    T::deserialize(json)
 }
 
 macro_rules! versioned {
@@ -186,6 +189,10 @@ macro_rules! versioned {
         impl Versioned for $kind {
             fn version(&self) -> &str {
                 self.metadata.resource_version.as_deref().unwrap_or_default()
+            }
+
+            fn read(json: &str) -> serde_json::Result<Self> {
+                read(&serde_json::from_str(json)?)
             }
         }
     )*};

@@ -180,7 +180,7 @@ pub(super) fn owner(node: &Node) -> Value {
 
 /// An object written as JSON in this program.
 pub(super) fn typed<K: serde::de::DeserializeOwned>(object: Value) -> K {
-    serde_json::from_value(object).expect("objects written here have the API's shape")
+    K::deserialize(&object).expect("objects written here have the API's shape")
 }
 
 /// The addresses of this machine that it is reached by: of each family the first global one that

@@ -113,8 +113,7 @@ async fn ensure_current<K: ApiObject + DeserializeOwned>(
     client: &Client,
     object: Value,
 ) -> Result<(), Error> {
-    let object: K =
-        serde_json::from_value(object).expect("objects written here have the API's shape");
+    let object: K = K::deserialize(&object).expect("objects written here have the API's shape");
     match client::get::<K>(client, &object.object_name()).await? {
         Some(_) => client::replace(client, &object).await.map(drop),
         None => client::create(client, &object).await.map(drop),
@@ -125,8 +124,7 @@ async fn ensure_one<K: ApiObject + DeserializeOwned>(
     client: &Client,
     object: Value,
 ) -> Result<(), Error> {
-    let object: K =
-        serde_json::from_value(object).expect("objects written here have the API's shape");
+    let object: K = K::deserialize(&object).expect("objects written here have the API's shape");
     if client::get::<K>(client, &object.object_name()).await?.is_some() {
         return Ok(());
     }

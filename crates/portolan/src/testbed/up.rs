@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow};
 use k8s_openapi::api::core::v1::Node;
 use lab::{Daemon, Lab};
 use model::ObjectName;
+use nix::unistd::Uid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -20,6 +21,7 @@ use super::{API_NOTE, CONTROL_PLANE, KUBECONFIG_NOTE, Options, nodes, underlay};
 use crate::apply::apply;
 use crate::client::{self, Client};
 use crate::kubeconfig::Kubeconfig;
+use crate::manifest::{self, Manifest};
 
 use crate::runtime::asked_to_end;
 use crate::server::bootstrap::{DNS_ADDRESS, address_at};
@@ -41,11 +43,14 @@ const POLL: Duration = Duration::from_millis(10);
 /// everything went well.
 pub(crate) async fn up(options: Options) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
+    anyhow::ensure!(Uid::effective().is_root(), "a lab needs root: it makes network namespaces");
+    // A mistake in them is better told before anything is made.
+    let manifests = manifest::load(&options.manifests)?;
     let mut lab = Lab::create(&options.name, underlay(options.nodes))?;
     let result = {
         let (died, deaths) = mpsc::unbounded_channel();
         tokio::select! {
-            result = run(&mut lab, &options, start, died, deaths) => result,
+            result = run(&mut lab, &options, &manifests, start, died, deaths) => result,
             ended = asked_to_end() => ended.map(|()| ExitCode::SUCCESS),
         }
     };
@@ -57,6 +62,7 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<ExitCode> {
 async fn run(
     lab: &mut Lab,
     options: &Options,
+    manifests: &[Manifest],
     start: Instant,
     died: mpsc::UnboundedSender<String>,
     mut deaths: mpsc::UnboundedReceiver<String>,
@@ -72,12 +78,12 @@ async fn run(
     let kubeconfig = lab.directory().path().join("kubeconfig");
     let client = client::connect(Some(&kubeconfig)).await?;
     tokio::select! {
-        ready = tokio::time::timeout(READY_LIMIT, get_ready(lab, options, &client)) => {
+        ready = tokio::time::timeout(READY_LIMIT, get_ready(lab, manifests, &client)) => {
             ready.map_err(|_| not_ready(lab)).and_then(|ready| ready)?;
         }
         Some(death) = deaths.recv() => anyhow::bail!(death),
     }
-    announce(lab, options, start, &kubeconfig)?;
+    announce(lab, options, manifests, start, &kubeconfig)?;
 
     let mut all_well = true;
     if options.tour {
@@ -241,22 +247,23 @@ fn not_ready(lab: &Lab) -> anyhow::Error {
     anyhow!("not ready within {READY_LIMIT:?}; the ends of the logs:{logs}")
 }
 
-/// Waits for the API server, applies the manifests, and waits for the nodes.
-async fn get_ready(lab: &Lab, options: &Options, client: &Client) -> anyhow::Result<()> {
+/// Waits for the API server and the nodes, and applies the manifests.
+async fn get_ready(lab: &Lab, manifests: &[Manifest], client: &Client) -> anyhow::Result<()> {
     while client.apiserver_version().await.is_err() {
         tokio::time::sleep(POLL).await;
     }
     println!("  API server answers");
-    if !options.manifests.is_empty() {
-        let applied = apply(client, &options.manifests).await?;
-        println!("  {} objects applied", applied.len());
-    }
     for node in nodes(lab.underlay()) {
         let name = ObjectName::new("", node.name.as_str());
         while !client::get::<Node>(client, &name).await?.is_some_and(|node| is_ready(&node)) {
             tokio::time::sleep(POLL).await;
         }
         println!("  {} is Ready at {}", node.name, node.address);
+    }
+    // Only now, so that pods find all nodes to be spread over.
+    if !manifests.is_empty() {
+        let applied = apply(client, manifests).await?;
+        println!("  {} objects applied", applied.len());
     }
     Ok(())
 }
@@ -273,13 +280,27 @@ fn logs(lab: &Lab) -> std::path::PathBuf {
     lab.directory().log("x").with_file_name("")
 }
 
-fn announce(lab: &Lab, options: &Options, start: Instant, kubeconfig: &Path) -> anyhow::Result<()> {
+/// The first node port that the manifests ask for.
+fn node_port(manifests: &[Manifest]) -> Option<u64> {
+    let services = manifests.iter().filter(|manifest| manifest.kind == "Service");
+    services.filter_map(|service| service.value["spec"]["ports"][0]["nodePort"].as_u64()).next()
+}
+
+fn announce(
+    lab: &Lab,
+    options: &Options,
+    manifests: &[Manifest],
+    start: Instant,
+    kubeconfig: &Path,
+) -> anyhow::Result<()> {
     let name = &options.name;
     let option = if name == "lab" { String::new() } else { format!(" --name {name}") };
     println!("lab {name} is ready after {:.2} s", start.elapsed().as_secs_f64());
     println!("\n  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get pods,services -o wide");
-    println!("  portolan lab exec{option} outside -- curl -s http://172.31.0.11:30001/");
+    if let (Some(port), Some(node)) = (node_port(manifests), nodes(lab.underlay()).next()) {
+        println!("  portolan lab exec{option} outside -- curl -s http://{}:{port}/", node.address);
+    }
     println!("  portolan lab exec{option} node-1 -- nft list ruleset");
     println!("  logs: {}", logs(lab).display());
     if !options.tour {

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::apply::apply;
 use crate::client::{ApiObject, Client};
+use crate::manifest;
 use crate::testbed::{self, OUTSIDE, Place, Target};
 
 /// How long anything may take that is waited for.
@@ -99,7 +100,8 @@ impl Tour {
     pub(super) fn apply(&self, file: &str, manifests: &str) -> anyhow::Result<usize> {
         let path = self.directory.path().join(file);
         std::fs::write(&path, manifests).with_context(|| format!("write {}", path.display()))?;
-        Ok(self.client.1.block_on(apply(&self.client.0, &[path]))?.len())
+        let manifests = manifest::load(&[path])?;
+        Ok(self.client.1.block_on(apply(&self.client.0, &manifests))?.len())
     }
 
     /// Runs a program to its end.
