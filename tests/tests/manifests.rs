@@ -25,6 +25,14 @@ fn a_mistake_is_one_error_and_changes_nothing() {
             "apiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec:\n  type: NodePort\n  ports:\n  - port: 80\n    nodePort: 80\n",
             &["b.yaml:8", "spec.ports[0].nodePort", "30000-32767"],
         ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec:\n  ports:\n  - port: http\n",
+            &["b.yaml:6", "spec.ports[0].port", "i32"],
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: c}\nspec:\n  sellector: {a: b}\n  ports: [{port: 80}]\n",
+            &["b.yaml:5", "spec.sellector", "unknown field"],
+        ),
         (GOOD, &["b.yaml:", "a.yaml:", "good"]),
     ] {
         fs::write(&wrong, text).expect("a file can be written");

@@ -619,10 +619,13 @@ fn check_fields_as(
     validation: FieldValidation,
 ) -> Result<Vec<String>> {
     let unknown = kind.strategy.decode(object).map_err(|detail| {
-        Status::bad_request(format!(
+        let message = format!(
             "{} in version \"{}\" cannot be handled as a {}: {detail}",
             kind.kind, kind.version, kind.kind
-        ))
+        );
+        // The detail begins with the field's path.
+        let field = detail.split_once(": ").map_or("", |(path, _)| path);
+        undecodable(message, &[field])
     })?;
     let texts: Vec<String> =
         unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
@@ -631,9 +634,19 @@ fn check_fields_as(
         FieldValidation::Ignore => Ok(Vec::new()),
         FieldValidation::Warn => Ok(texts),
         FieldValidation::Strict => {
-            Err(Status::bad_request(format!("strict decoding error: {}", texts.join(", "))))
+            let paths: Vec<&str> = unknown.iter().map(String::as_str).collect();
+            Err(undecodable(format!("strict decoding error: {}", texts.join(", ")), &paths))
         }
     }
+}
+
+/// A refusal that names the fields it is about, for programs to find them.
+fn undecodable(message: String, fields: &[&str]) -> Status {
+    let fields = fields.iter().filter(|field| !field.is_empty());
+    let causes: Vec<Value> = fields
+        .map(|field| json!({"reason": "FieldValueInvalid", "message": message, "field": field}))
+        .collect();
+    Status { details: json!({ "causes": causes }), ..Status::bad_request(message) }
 }
 
 /// An object's namespace is the path's; it may leave it out, not contradict it.
