@@ -89,6 +89,15 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
         server.kubectl(&["create", "configmap", name, &format!("--from-literal=a={value}")])
     };
     create("before", "b").expect_success();
+    let service = |name: &str, address: &str, note: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, annotations: {{note: \"{note}\"}}}}\n\
+             spec: {{clusterIP: {address}, ports: [{{port: 80}}]}}\n"
+        );
+        let file = write(directory.path(), "service.yaml", &text);
+        server.kubectl(&["create", "-f", &file])
+    };
+    service("held", "10.96.0.200", "").expect_success();
 
     // Somebody else takes all the room.
     let filler = server.path(&data.join("filler"));
@@ -111,8 +120,20 @@ fn a_full_disk_refuses_writes_and_nothing_else() {
     assert!(names.contains("before"), "reads go on: {names}");
     assert_eq!(names.lines().count(), created.len() + 1, "what was acknowledged is there");
 
+    // Addresses that were taken or given back by writes that failed.
+    service("late", "10.96.0.201", &value).expect_failure();
+    let release = format!(
+        r#"{{"metadata":{{"annotations":{{"note":"{value}"}}}},"spec":{{"type":"ExternalName","externalName":"a.example","clusterIP":null,"clusterIPs":null}}}}"#
+    );
+    let patch = ["patch", "service", "held", "--type=merge", "-p", &release];
+    let refusal = server.kubectl(&patch).expect_failure();
+    assert!(refusal.contains("No space left on device"), "{refusal}");
+
     // And gives it back: no restart is needed.
     fs::remove_file(&filler).expect("the filler is there");
+    let refusal = service("thief", "10.96.0.200", "").expect_failure();
+    assert!(refusal.contains("already allocated"), "{refusal}");
+    service("late", "10.96.0.201", "").expect_success();
     create("after", "b").expect_success();
     let names = server.kubectl(&["get", "configmaps", "-o", "name"]).expect_success();
     assert_eq!(names.lines().count(), created.len() + 2, "{names}");

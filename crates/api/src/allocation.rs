@@ -13,7 +13,7 @@ use model::alloc::node_port::{self, NodePorts};
 use serde_json::Value;
 
 /// What is given out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Allocations {
     ranges: Vec<ClusterIps>,
     node_ports: NodePorts,
@@ -21,7 +21,7 @@ pub(crate) struct Allocations {
 }
 
 /// A step of the current write.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Step {
     TookIp(IpAddr),
     TookPort(u16),

@@ -24,7 +24,7 @@ mod store;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
@@ -60,15 +60,18 @@ impl ApiServer {
         service_cidrs: &[IpNet],
         node_ports: RangeInclusive<u16>,
     ) -> io::Result<Self> {
-        let mut allocations = Allocations::new(service_cidrs, node_ports);
+        let none = Allocations::new(service_cidrs, node_ports);
+        let allocations = Arc::new(Mutex::new(none.clone()));
         let services = resource::find("", "services").map(http::store_kind);
-        let store = Store::open(store, |objects| {
+        let current = allocations.clone();
+        let store = Store::open(store, move |objects| {
+            let mut of_services = none.clone();
             for (_, service) in services.iter().flat_map(|kind| objects.list(kind, None, None)) {
-                allocations.adopt(&service.value);
+                of_services.adopt(&service.value);
             }
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = of_services;
         })?;
-        allocations.commit();
-        let shared = Arc::new(Shared { store, allocations: Mutex::new(allocations) });
+        let shared = Arc::new(Shared { store, allocations });
         if let Some(kind) = resource::find("", "namespaces") {
             for name in NAMESPACES {
                 let object = serde_json::json!({

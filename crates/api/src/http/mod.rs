@@ -36,7 +36,19 @@ pub(crate) struct Shared {
     /// The objects.
     pub(crate) store: Store,
     /// What has been given out. Changed by writes only, which come one at a time.
-    pub(crate) allocations: Mutex<Allocations>,
+    pub(crate) allocations: Arc<Mutex<Allocations>>,
+}
+
+/// A request about objects.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    target: Target<'a>,
+    query: Query,
+    /// How the answer is to look.
+    form: Form,
+    /// What the body is.
+    media_type: &'a str,
+    bytes: Bytes,
 }
 
 /// Answers one request. `is_known` says whether the client has shown a certificate of this cluster;
@@ -82,10 +94,15 @@ async fn answer_or_refuse(
         Route::OpenApi(group, version) => value(or_unknown(openapi::document(group, version))?),
         Route::Unknown => Err(Status::no_such_path()),
         Route::Objects(target) => {
-            let query = Query::parse(parts.uri.query().unwrap_or_default());
-            let media_type = body::media_type(&parts.headers).to_owned();
-            let bytes = body::read(incoming).await?;
-            objects(shared, &parts.method, &target, &query, form, &media_type, &bytes).await
+            let call = Call {
+                shared,
+                target,
+                query: Query::parse(parts.uri.query().unwrap_or_default()),
+                form,
+                media_type: body::media_type(&parts.headers),
+                bytes: body::read(incoming).await?,
+            };
+            objects(&parts.method, &call).await
         }
     }
 }
@@ -96,27 +113,18 @@ fn discovery_document(core: bool) -> Result<Answer> {
     Ok(answer::typed(StatusCode::OK, MEDIA_TYPE, document))
 }
 
-async fn objects(
-    shared: &Arc<Shared>,
-    method: &Method,
-    target: &Target<'_>,
-    query: &Query,
-    form: Form,
-    media_type: &str,
-    bytes: &Bytes,
-) -> Result<Answer> {
+async fn objects(method: &Method, call: &Call<'_>) -> Result<Answer> {
+    let (store, target) = (&call.shared.store, &call.target);
     let refused = || Err(Status::method_not_allowed(method.as_str(), target.kind));
     let is_workload = matches!(target.kind.plural, "deployments" | "replicasets");
     match (method, target.name, target.subresource) {
-        (&Method::GET, _, None | Some("status")) if query.flag("watch") => {
-            watch::watch(&shared.store, target, query, form)
+        (&Method::GET, _, None | Some("status")) if call.query.flag("watch") => {
+            watch::watch(store, target, &call.query, call.form)
         }
-        (&Method::GET, None, None) => read::list(&shared.store, target, query, form),
-        (&Method::GET, Some(name), Some("scale")) if is_workload => {
-            write::scale(shared, target, name, query, None).await
-        }
+        (&Method::GET, None, None) => read::list(store, target, &call.query, call.form),
+        (&Method::GET, Some(name), Some("scale")) if is_workload => write::get_scale(call, name),
         (&Method::PUT | &Method::PATCH, Some(name), Some("scale")) if is_workload => {
-            write::scale(shared, target, name, query, Some((media_type, bytes))).await
+            write::set_scale(call, name).await
         }
         (&Method::GET, Some(_), Some("log")) if target.kind.plural == "pods" => {
             Err(Status::not_implemented(
@@ -124,26 +132,16 @@ async fn objects(
             ))
         }
         (&Method::POST, Some(name), Some("binding")) if target.kind.plural == "pods" => {
-            write::bind(shared, target, name, media_type, bytes).await
+            write::bind(call, name).await
         }
         (&Method::GET, Some(name), None | Some("status")) => {
-            read::get(&shared.store, target, name, query, form)
+            read::get(store, target, name, &call.query, call.form)
         }
-        (&Method::POST, None, None) => {
-            write::create(shared, target, query, form, media_type, bytes).await
-        }
-        (&Method::PUT, Some(name), _) => {
-            write::update(shared, target, name, query, form, media_type, bytes).await
-        }
-        (&Method::PATCH, Some(name), _) => {
-            write::patch(shared, target, name, query, form, media_type, bytes).await
-        }
-        (&Method::DELETE, Some(name), None) => {
-            write::delete(shared, target, name, query, media_type, bytes).await
-        }
-        (&Method::DELETE, None, None) => {
-            write::delete_collection(shared, target, query, media_type, bytes).await
-        }
+        (&Method::POST, None, None) => write::create(call).await,
+        (&Method::PUT, Some(name), _) => write::update(call, name).await,
+        (&Method::PATCH, Some(name), _) => write::patch(call, name).await,
+        (&Method::DELETE, Some(name), None) => write::delete(call, name).await,
+        (&Method::DELETE, None, None) => write::delete_collection(call).await,
         _ => refused(),
     }
 }

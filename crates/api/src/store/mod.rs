@@ -179,8 +179,12 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the store in a file, which is made if it does not exist. `inspect` sees all objects
-    /// before the first write.
-    pub(crate) fn open(path: &Path, inspect: impl FnOnce(&Objects)) -> std::io::Result<Self> {
+    /// before the first write, and again when writes that had been run were lost, because they could
+    /// not be made durable: whoever has drawn conclusions from them has to draw them anew.
+    pub(crate) fn open(
+        path: &Path,
+        inspect: impl Fn(&Objects) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (disk, revision, objects) = Disk::open(path)?;
         let objects: BTreeMap<Key, Arc<Stored>> = objects
             .into_iter()
@@ -198,7 +202,7 @@ impl Store {
         let writer = published.clone();
         thread::Builder::new()
             .name("store".into())
-            .spawn(move || write_loop(disk, working, &writer, &waiting))?;
+            .spawn(move || write_loop(disk, working, &writer, &waiting, inspect))?;
         Ok(Self { published, jobs })
     }
 
@@ -242,6 +246,7 @@ fn write_loop(
     mut working: Objects,
     published: &Published,
     waiting: &mpsc::Receiver<Job>,
+    inspect: impl Fn(&Objects),
 ) {
     while let Ok(first) = waiting.recv() {
         let mut changes: Vec<Arc<Change>> = Vec::new();
@@ -263,6 +268,7 @@ fn write_loop(
             Err(error) => {
                 tracing::error!(%error, "writes are refused");
                 undo(&mut working, changes);
+                inspect(&working);
                 Err(Status::internal(error))
             }
         };
