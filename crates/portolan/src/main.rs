@@ -13,6 +13,7 @@ mod kubeconfig;
 mod logging;
 mod manifest;
 mod node;
+mod proxy;
 mod runtime;
 mod server;
 mod testbed;

@@ -5,6 +5,7 @@ mod cleanup;
 mod lab;
 mod node;
 mod plan;
+mod proxy;
 mod server;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use crate::logging;
         portolan lab up -f examples/          a whole cluster on this machine, until Ctrl-C\n  \
         portolan lab exec outside -- curl http://172.31.0.11:30001/\n  \
         portolan node --kubeconfig FILE       the agent of a node of a real cluster\n  \
+        portolan proxy --config FILE          in the place of kube-proxy\n  \
         portolan plan --node-name node-1      what a node is to do with packets, and why"
 )]
 pub(crate) struct Cli {
@@ -41,6 +43,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Server(server::Args),
     Node(node::Args),
+    Proxy(proxy::Args),
     /// Run a whole cluster on this machine, made of network namespaces.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -56,6 +59,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Server(args) => server::run(args)?,
         Command::Node(args) => node::run(args)?,
+        Command::Proxy(args) => proxy::run(&args)?,
         Command::Lab(command) => return lab::run(command),
         Command::Apply(args) => apply::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,

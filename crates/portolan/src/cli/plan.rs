@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::{node, runtime};
+use crate::{node, proxy, runtime};
 
 /// Print what a node is to do with packets, from the API.
 ///
@@ -30,7 +30,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let kubeconfig = args.kubeconfig.as_deref();
-    let plan = node::plan_once(kubeconfig, &args.node_name, &args.cluster_cidr);
-    print!("{}", node::describe(&runtime::run(plan)?, &args.services));
+    let settings = node::node_settings(&args.node_name, &args.cluster_cidr);
+    let plan = runtime::run(proxy::plan_once(kubeconfig, settings))?;
+    print!("{}", proxy::describe(&plan, &args.services));
     Ok(())
 }

@@ -2,11 +2,9 @@
 //! programmed.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use dataplane::nftables::{self, Nftables};
-use dataplane::{Status, Sync};
 use ipnet::IpNet;
 use kernel::route::Rtnetlink;
 use model::{Event, Kind, Touched, World};
@@ -15,11 +13,11 @@ use pod::runner::{self, Runner};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::planner::Planner;
 use super::registration::Readiness;
 use super::routes::Routes;
 use super::{Settings, SharedWorld, pods};
-use crate::client::{Client, Recorder, Severity};
+use crate::client::Client;
+use crate::proxy::{self, Proxy};
 
 /// Pause before routes that were refused are tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -36,15 +34,11 @@ pub(super) struct Agent {
     readiness: watch::Sender<Readiness>,
     /// Number of the last batch of events; it ties log lines together.
     generation: u64,
-    data_plane: Option<DataPlane>,
+    proxy: Proxy,
+    /// Whether this node has been seen with its addresses.
+    is_known: bool,
     tasks: JoinSet<()>,
     runs_pods: bool,
-}
-
-/// The data plane and who plans for it, from the moment on that everything is known.
-struct DataPlane {
-    planner: Planner,
-    sync: Sync,
 }
 
 impl Agent {
@@ -57,13 +51,17 @@ impl Agent {
     ) -> Self {
         Self {
             routes: Routes::new(kernel, settings.name.clone()),
+            proxy: Proxy::new(
+                client.clone(),
+                node_settings(&settings.name, &settings.cluster_cidrs),
+            ),
             client,
             settings,
             world,
             routes_ok: true,
             readiness,
             generation: 0,
-            data_plane: None,
+            is_known: false,
             tasks: JoinSet::new(),
             runs_pods: false,
         }
@@ -108,40 +106,16 @@ impl Agent {
         self.start_pods(&world)
     }
 
-    /// Plans what was touched and hands it to the data plane; the first time, everything.
+    /// Lets the proxy follow once this node is known with its addresses, which node ports need.
     fn plan(&mut self, world: &World, touched: &BTreeSet<Touched>) -> anyhow::Result<()> {
         let span = tracing::debug_span!("plan", generation = self.generation);
         let _entered = span.enter();
-        let start = Instant::now();
-        if let Some(DataPlane { planner, sync }) = &mut self.data_plane {
-            let updates = planner.updates(world, touched);
-            if !updates.is_empty() {
-                tracing::debug!(updates = updates.len(), took = ?start.elapsed(), "planned");
-            }
-            for update in updates {
-                sync.update(update);
-            }
-            return Ok(());
-        }
         let own = world.node(&self.settings.name).filter(|node| !node.addresses.is_empty());
-        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
-        if own.is_none() || !kinds.into_iter().all(|kind| world.is_listed(kind)) {
-            return Ok(());
+        self.is_known |= own.is_some();
+        match self.is_known {
+            true => self.proxy.follow(world, touched),
+            false => Ok(()),
         }
-        let planner =
-            Planner::new(node_settings(&self.settings.name, &self.settings.cluster_cidrs), world);
-        let whole = planner.whole(world);
-        tracing::info!(services = whole.len(), took = ?start.elapsed(), "planned everything");
-        let backend = Nftables::open().context("open nftables")?;
-        let own_port = backend.port();
-        let sync = Sync::start(Box::new(backend), whole).context("start the data plane")?;
-        let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
-        self.tasks.spawn(watch);
-        let recorder =
-            Recorder::new(self.client.clone(), "portolan-node", Some(self.settings.name.clone()));
-        self.tasks.spawn(report_quarantine(recorder, sync.status()));
-        self.data_plane = Some(DataPlane { planner, sync });
-        Ok(())
     }
 
     /// Starts the runner as soon as the node has ranges to give addresses from.
@@ -173,7 +147,7 @@ impl Agent {
 }
 
 /// What the plan has to know about a node that is not in its Node object.
-pub(super) fn node_settings(name: &str, cluster_cidrs: &[IpNet]) -> NodeSettings {
+pub(crate) fn node_settings(name: &str, cluster_cidrs: &[IpNet]) -> NodeSettings {
     NodeSettings {
         node_name: name.into(),
         local_detector: LocalDetector::Sources(cluster_cidrs.to_vec()),
@@ -182,19 +156,11 @@ pub(super) fn node_settings(name: &str, cluster_cidrs: &[IpNet]) -> NodeSettings
     }
 }
 
-/// The kinds that this API server has of those that a node watches.
+/// The kinds that a node watches: those of its proxy, and what DNS needs beside them.
 pub(super) async fn watched_kinds(client: &Client) -> Vec<Kind> {
-    let mut kinds = vec![Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace];
-    if serves_service_cidrs(client).await {
-        kinds.push(Kind::ServiceCidr);
-    }
+    let mut kinds = proxy::watched_kinds(client).await;
+    kinds.push(Kind::Namespace);
     kinds
-}
-
-/// Whether the API server has ServiceCIDR objects (Kubernetes 1.33 and later).
-async fn serves_service_cidrs(client: &Client) -> bool {
-    let resources = client.list_api_group_resources("networking.k8s.io/v1").await;
-    resources.is_ok_and(|list| list.resources.iter().any(|r| r.name == "servicecidrs"))
 }
 
 /// MTU of the link that has the node's first address; Ethernet's if it can't be told.
@@ -207,27 +173,4 @@ fn mtu(settings: &Settings) -> u32 {
         Ok(own.and_then(|own| links.iter().find(|l| l.index == own.index)).map(|link| link.mtu))
     };
     find().ok().flatten().unwrap_or(1500)
-}
-
-/// Says on each Service that the kernel refuses why it does.
-async fn report_quarantine(recorder: Recorder, mut status: watch::Receiver<Status>) {
-    let mut reported = BTreeSet::new();
-    while status.changed().await.is_ok() {
-        let refused = status.borrow_and_update().quarantined.clone();
-        reported.retain(|id| refused.contains_key(id));
-        for (id, reason) in refused {
-            if !reported.insert(id.clone()) {
-                continue;
-            }
-            let Some((namespace, name)) = id.split_once('/') else { continue };
-            let about = k8s_openapi::api::core::v1::ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Service".into()),
-                namespace: Some(namespace.into()),
-                name: Some(name.into()),
-                ..Default::default()
-            };
-            recorder.record(&about, Severity::Warning, "NotProgrammed", reason).await;
-        }
-    }
 }

@@ -1,21 +1,19 @@
-//! The node agent: what it watches becomes a World, the World becomes a plan, the plan goes to the
-//! data plane; beside that it runs the pods bound to the node and answers DNS.
+//! The node agent: a service proxy, and beside it the pods bound to the node, routes to those of other
+//! nodes, and DNS.
 //!
 //! It asks nothing of an API server that a real one does not have, and decides nothing that `plan`
 //! could decide. It ends without touching what runs; the next one takes it over.
 
 mod agent;
 mod cleanup;
-mod describe;
 mod dns;
-mod planner;
 mod pod_events;
 mod pods;
 mod registration;
 mod routes;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -23,21 +21,17 @@ use anyhow::Context;
 use ipnet::IpNet;
 use kernel::route::Rtnetlink;
 use model::World;
-use plan::NodePlan;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client::{self, Backoff, Client};
+use crate::proxy::BACKLOG;
 use crate::runtime;
 use agent::Agent;
+pub(crate) use agent::node_settings;
 pub(crate) use cleanup::clean_up;
-pub(crate) use describe::describe;
-use planner::Planner;
 use registration::Registration;
 pub(crate) use registration::own_addresses;
-
-/// Watch events that may wait for the agent. A full channel slows the watches down, nothing is lost.
-const BACKLOG: usize = 1024;
 
 /// How an agent is to run.
 #[derive(Debug, Clone)]
@@ -94,33 +88,6 @@ async fn wait_for(client: &Client) {
         }
         tokio::time::sleep(wait).await;
     }
-}
-
-/// The plan of a node as of now. It is only computed.
-pub(crate) async fn plan_once(
-    kubeconfig: Option<&Path>,
-    node: &str,
-    cluster_cidrs: &[IpNet],
-) -> anyhow::Result<NodePlan> {
-    let client = client::connect(kubeconfig).await?;
-    client.apiserver_version().await.context("ask the API server")?;
-    let (events, mut incoming) = mpsc::channel(BACKLOG);
-    let mut feeds = JoinSet::new();
-    let kinds = agent::watched_kinds(&client).await;
-    for kind in &kinds {
-        feeds.spawn(client::feed(client.clone(), *kind, None, events.clone()));
-    }
-    let mut world = World::new();
-    while !kinds.iter().all(|kind| world.is_listed(*kind)) {
-        let event = incoming.recv().await.context("the watches ended")?;
-        world.apply(event);
-    }
-    anyhow::ensure!(
-        world.node(node).is_some(),
-        "there is no node {node}: it is one of {}",
-        world.nodes().map(|node| &*node.meta.name).collect::<Vec<_>>().join(", ")
-    );
-    Ok(Planner::new(agent::node_settings(node, cluster_cidrs), &world).whole(&world))
 }
 
 /// Runs the agent until the process is asked to end.

@@ -78,7 +78,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::node::{agent::node_settings, planner::Planner};
+    use crate::node::node_settings;
+    use crate::proxy::Planner;
 
     #[test]
     fn a_plan_reads_well() {

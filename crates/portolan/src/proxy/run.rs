@@ -1,0 +1,65 @@
+//! `portolan proxy`: a proxy by itself, in the place of kube-proxy.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use model::{Event, Touched, World};
+use plan::NodeSettings;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{BACKLOG, Proxy, watched_kinds};
+use crate::client::{self, Backoff, Client};
+use crate::runtime;
+
+/// How a proxy is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// How to reach the API server.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// What plans depend on.
+    pub(crate) node: NodeSettings,
+}
+
+/// Runs until the process is asked to end, which changes nothing in the kernel.
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    let follow = async {
+        wait_for(&client).await;
+        let mut feeds = JoinSet::new();
+        let (events, incoming) = mpsc::channel(BACKLOG);
+        for kind in watched_kinds(&client).await {
+            feeds.spawn(client::feed(client.clone(), kind, None, events.clone()));
+        }
+        drop(events);
+        follow(Proxy::new(client.clone(), settings.node.clone()), incoming).await
+    };
+    tokio::select! {
+        result = follow => result,
+        result = runtime::asked_to_end() => result,
+    }
+}
+
+/// Waits for the API server to answer.
+async fn wait_for(client: &Client) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    while let Err(error) = client.apiserver_version().await {
+        let wait = backoff.advance();
+        tracing::warn!(%error, ?wait, "the API server does not answer, trying again");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn follow(mut proxy: Proxy, mut events: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+    let mut world = World::new();
+    loop {
+        let event = events.recv().await.context("the watches ended")?;
+        let mut touched: BTreeSet<Touched> = world.apply(event);
+        while let Ok(event) = events.try_recv() {
+            touched.extend(world.apply(event));
+        }
+        proxy.follow(&world, &touched)?;
+    }
+}

@@ -1,0 +1,101 @@
+//! `portolan proxy` by itself: on a host that runs no node agent, in the place of kube-proxy.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use e2e::{Lab, eventually, portolan_path, run};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// A host of the lab without an agent, and so without Services.
+const HOST: &str = "control-plane";
+
+/// A proxy on [`HOST`]; killed when dropped.
+struct Proxy {
+    exec: Child,
+    /// What only its command line holds.
+    pattern: String,
+}
+
+impl Proxy {
+    fn start(lab: &Lab) -> Self {
+        // How the nodes reach the API server: the administrator's is on the machine's loopback.
+        let kubeconfig = format!("/run/portolan/lab/{}/node-1/kubeconfig", lab.name());
+        let portolan = portolan_path();
+        let exec = Command::new(&portolan)
+            .args(["lab", "exec", "--name", lab.name(), HOST, "--"])
+            .arg(&portolan)
+            .args(["--log-level", "warn", "proxy", "--kubeconfig", &kubeconfig])
+            .args(["--hostname-override", HOST, "--cluster-cidr", "10.244.0.0/16"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary under test starts");
+        Self { exec, pattern: format!("warn proxy --kubeconfig {kubeconfig}") }
+    }
+
+    fn end(&mut self, signal: &str) {
+        let mut kill = Command::new("pkill");
+        kill.args([signal, "-f", &self.pattern]);
+        // Whether there was one is seen by what happens next.
+        let _ = run(kill, LIMIT);
+        let _ = self.exec.wait();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.end("-KILL");
+    }
+}
+
+#[test]
+fn services_work_where_only_the_proxy_runs_and_outlive_it() {
+    let lab = Lab::up_with_examples();
+    lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
+    // Pods are reached by routes that a network of pods would make.
+    for node in ["node-1", "node-2"] {
+        let range = lab.field("node", node, "{.spec.podCIDR}");
+        let gateway = lab.field("node", node, "{.status.addresses[0].address}");
+        lab.exec(HOST, &["ip", "route", "add", &range, "via", &gateway]).expect_success();
+    }
+    let vip = lab.field("service", "nginx-service", "{.spec.clusterIP}");
+    let url = format!("http://{vip}:30080/");
+    lab.curl(HOST, &url).expect_failure();
+
+    let mut proxy = Proxy::start(&lab);
+    eventually("the ClusterIP answers", LIMIT, || lab.curl(HOST, &url).ok());
+    for signal in ["-KILL", "-TERM"] {
+        proxy.end(signal);
+        for _ in 0..10 {
+            lab.curl(HOST, &url).expect_success();
+        }
+        // The old one has to be gone first: its end would be the new one's too.
+        drop(proxy);
+        proxy = Proxy::start(&lab);
+    }
+    // What changed meanwhile is caught up with.
+    lab.kubectl(&["delete", "service", "nginx-service"]).expect_success();
+    eventually("the ClusterIP is gone", LIMIT, || match lab.curl(HOST, &url).success {
+        true => Err("it answers".to_owned()),
+        false => Ok(()),
+    });
+    let rules = lab.exec(HOST, &["nft", "list", "tables"]).expect_success();
+    assert!(rules.contains("portolan"), "{rules}");
+    proxy.end("-TERM");
+    lab.exec(HOST, &[portolan_path().to_str().expect("UTF-8"), "cleanup"]).expect_success();
+    assert_eq!(lab.exec(HOST, &["nft", "list", "tables"]).expect_success(), "");
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_all_its_mistakes() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("config.yaml");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                clusterCIDR: 10.0.0.0\noomScoreAdj: 2000\n";
+    std::fs::write(&path, text).expect("a file can be written");
+    let mut command = Command::new(portolan_path());
+    command.arg("proxy").arg("--config").arg(&path);
+    let message = run(command, LIMIT).expect_failure();
+    for part in ["clusterCIDR: 10.0.0.0", "10.244.0.0/16", "oomScoreAdj: 2000", "1000"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
