@@ -86,10 +86,13 @@ impl Hosts {
     pub(crate) fn counters(&self) -> String {
         let of = |place: &str, netns: &Netns| {
             let read = || {
-                let read = |file| std::fs::read_to_string(file).unwrap_or_default();
-                read("/proc/net/netstat")
-                    + &read("/proc/net/snmp")
-                    + &read("/proc/net/softnet_stat")
+                // Of this thread: the process as a whole is in another namespace. The conntrack one
+                // is in hexadecimal and named by its header.
+                let read = |file: &str| {
+                    let path = format!("/proc/thread-self/net/{file}");
+                    std::fs::read_to_string(path).unwrap_or_default()
+                };
+                read("netstat") + &read("snmp") + "\n" + &read("stat/nf_conntrack")
             };
             let text = netns.run(read).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -102,7 +105,8 @@ impl Hosts {
                 });
                 counted.extend(nonzero.map(|(name, value)| format!("{name} {value}")));
             }
-            format!("\n{place}: {}", counted.join(", "))
+            let conntrack = text.split_once("\n\n").map_or("", |(_, conntrack)| conntrack);
+            format!("\n{place}: {}\n{conntrack}", counted.join(", "))
         };
         of("outside", &self.outside.0) + &of("node", &self.node) + &of("pod C", &self.pod_c.0)
     }
