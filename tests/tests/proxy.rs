@@ -63,6 +63,17 @@ fn services_work_where_only_the_proxy_runs_and_outlive_it() {
 
     let mut proxy = Proxy::start(&lab);
     eventually("the ClusterIP answers", LIMIT, || lab.curl(HOST, &url).ok());
+    // Load balancers may send to a node that exists; the proxy lives in either case.
+    let answers = |path: &str, code: &str| {
+        let url = format!("http://127.0.0.1:10256{path}");
+        let seen = lab.exec(HOST, &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &url]);
+        if seen.stdout == code { Ok(()) } else { Err(format!("{path}: {}", seen.stdout)) }
+    };
+    eventually("not eligible", LIMIT, || answers("/healthz", "503"));
+    lab.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {HOST}}}\n"))
+        .expect_success();
+    eventually("eligible", LIMIT, || answers("/healthz", "200"));
+    eventually("alive", LIMIT, || answers("/livez", "200"));
     for signal in ["-KILL", "-TERM"] {
         proxy.end(signal);
         for _ in 0..10 {

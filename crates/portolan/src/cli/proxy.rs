@@ -11,7 +11,8 @@ use crate::runtime;
 /// Program Services on a node of any Kubernetes cluster, in the place of kube-proxy.
 ///
 /// Flags and configuration file are those of kube-proxy. The data plane is nftables. SIGTERM ends the
-/// process and leaves packets flowing; the next start takes over what is there.
+/// process and leaves packets flowing; the next start takes over what is there. Not there yet:
+/// metrics, health checks of single Services, and settings of connection tracking.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
@@ -46,6 +47,12 @@ pub(crate) struct Args {
     /// Addresses that accept node ports: ranges, or primary.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     nodeport_addresses: Option<Vec<String>>,
+    /// Where /healthz and /livez are served; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT")]
+    healthz_bind_address: Option<String>,
+    /// End if the health server can't listen, instead of trying again.
+    #[arg(long)]
+    bind_address_hard_fail: bool,
     /// The data plane: nftables.
     #[arg(long, value_name = "MODE")]
     proxy_mode: Option<String>,
@@ -72,6 +79,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     runtime::run(proxy::run(Settings {
         kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
         node: config.node_settings(&node_name),
+        healthz: config.healthz_bind_address.parse().ok(),
+        bind_hard_fail: config.bind_address_hard_fail,
     }))
 }
 
@@ -116,6 +125,8 @@ fn from_flags(args: &Args) -> KubeProxyConfiguration {
     set(&mut config.detect_local.bridge_interface, &args.pod_bridge_interface);
     set(&mut config.detect_local.interface_name_prefix, &args.pod_interface_name_prefix);
     set(&mut config.mode, &args.proxy_mode);
+    set(&mut config.healthz_bind_address, &args.healthz_bind_address);
+    config.bind_address_hard_fail = args.bind_address_hard_fail;
     config.nftables.masquerade_all = args.masquerade_all;
     config.node_port_addresses.clone_from(&args.nodeport_addresses);
     config

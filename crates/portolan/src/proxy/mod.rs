@@ -3,8 +3,10 @@
 
 pub(crate) mod config;
 mod describe;
+mod health;
 mod planner;
 mod run;
+mod serve;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -83,6 +85,11 @@ impl Proxy {
         self.tasks.spawn(report_quarantine(recorder, sync.status()));
         self.programmed = Some(Programmed { planner, sync });
         Ok(())
+    }
+
+    /// How far the data plane is, once there is one.
+    fn status(&self) -> Option<watch::Receiver<Status>> {
+        self.programmed.as_ref().map(|programmed| programmed.sync.status())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `portolan proxy`: a proxy by itself, in the place of kube-proxy.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use plan::NodeSettings;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::health::Health;
+use super::serve::serve;
 use super::{BACKLOG, Proxy, watched_kinds};
 use crate::client::{self, Backoff, Client};
 use crate::runtime;
@@ -21,11 +24,27 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// What plans depend on.
     pub(crate) node: NodeSettings,
+    /// Where health is told; `None` for nowhere.
+    pub(crate) healthz: Option<SocketAddr>,
+    /// End if that can't be bound, instead of trying again.
+    pub(crate) bind_hard_fail: bool,
 }
 
 /// Runs until the process is asked to end, which changes nothing in the kernel.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    let health = Health::default();
+    let told = health.clone();
+    let serve_health = async {
+        match settings.healthz {
+            Some(address) => {
+                let answer = move |path: &str| told.answer(path);
+                let error = serve(address, settings.bind_hard_fail, answer).await;
+                Err(error).with_context(|| format!("listen on {address} (healthzBindAddress)"))
+            }
+            None => std::future::pending().await,
+        }
+    };
     let follow = async {
         wait_for(&client).await;
         let mut feeds = JoinSet::new();
@@ -34,10 +53,12 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             feeds.spawn(client::feed(client.clone(), kind, None, events.clone()));
         }
         drop(events);
-        follow(Proxy::new(client.clone(), settings.node.clone()), incoming).await
+        let proxy = Proxy::new(client.clone(), settings.node.clone());
+        follow(proxy, &settings.node.node_name, incoming, &health).await
     };
     tokio::select! {
         result = follow => result,
+        result = serve_health => result,
         result = runtime::asked_to_end() => result,
     }
 }
@@ -52,7 +73,12 @@ async fn wait_for(client: &Client) {
     }
 }
 
-async fn follow(mut proxy: Proxy, mut events: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+async fn follow(
+    mut proxy: Proxy,
+    node: &str,
+    mut events: mpsc::Receiver<Event>,
+    health: &Health,
+) -> anyhow::Result<()> {
     let mut world = World::new();
     loop {
         let event = events.recv().await.context("the watches ended")?;
@@ -61,5 +87,9 @@ async fn follow(mut proxy: Proxy, mut events: mpsc::Receiver<Event>) -> anyhow::
             touched.extend(world.apply(event));
         }
         proxy.follow(&world, &touched)?;
+        health.follow(&world, node);
+        if let Some(status) = proxy.status() {
+            health.watch(status);
+        }
     }
 }
