@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Name, RecordType};
 use model::World;
 use tokio::net::{TcpListener, UdpSocket};
 
 use crate::answer::{Answer, Reply, Zone, answer};
 use crate::forward::{NoAnswer, Upstreams};
-use crate::message::{Incoming, Request};
+use crate::message::{Incoming, Request, Transport};
 
 /// What a server answers from.
 #[derive(Debug)]
@@ -71,50 +71,44 @@ impl Knowledge {
         Self { world, zone, upstreams, turn: AtomicUsize::new(0) }
     }
 
-    /// What can be answered without asking anybody; `None` if others have to be asked.
-    fn know(&self, request: &Request) -> Option<Vec<u8>> {
+    /// What we know of a question.
+    fn know(&self, request: &Request) -> Known {
         let reply = {
             let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
             answer(&world, &self.zone, request.question())
         };
         match reply {
-            Reply::Answer(answer) if answer.leads_to.is_none() || self.upstreams.is_empty() => {
-                Some(self.encode(request, answer))
+            Reply::Answer(answer) => match answer.leads_to.clone() {
+                Some(target) if !self.upstreams.is_empty() => {
+                    Known::Alias(Box::new((answer, target)))
+                }
+                _ => Known::All(self.encode(request, answer)),
+            },
+            Reply::Forward if !self.upstreams.is_empty() => Known::Nothing,
+            // An address of nobody we know is a definite answer, and resolvers wait for one.
+            Reply::Forward if is_reverse(request) => {
+                Known::All(request.fail(ResponseCode::NXDomain))
             }
-            Reply::Forward if self.upstreams.is_empty() => Some(match is_reverse(request) {
-                // An address of nobody we know is a definite answer, and resolvers wait for one.
-                true => request.fail(ResponseCode::NXDomain),
-                false => request.fail(ResponseCode::Refused),
-            }),
-            _ => None,
+            Reply::Forward => Known::All(request.fail(ResponseCode::Refused)),
         }
     }
 
-    /// Asks others, `query` being the bytes of the request.
-    async fn ask(&self, request: &Request, query: &[u8]) -> Vec<u8> {
-        let reply = {
-            let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
-            answer(&world, &self.zone, request.question())
+    /// Asks others about what is not known.
+    async fn ask(&self, open: Open) -> Vec<u8> {
+        let Open { request, query, alias } = open;
+        let how = request.transport();
+        let Some((mut own, target)) = alias.map(|alias| *alias) else {
+            return match self.upstreams.ask(&query, how).await {
+                Ok(response) => response,
+                Err(NoAnswer::Refused) => request.fail(ResponseCode::Refused),
+                Err(NoAnswer::Failed) => request.fail(ResponseCode::ServFail),
+            };
         };
-        let (mut own, target) = match reply {
-            Reply::Forward => {
-                return match self.upstreams.ask(query, request.transport()).await {
-                    Ok(response) => response,
-                    Err(NoAnswer::Refused) => request.fail(ResponseCode::Refused),
-                    Err(NoAnswer::Failed) => request.fail(ResponseCode::ServFail),
-                };
-            }
-            Reply::Answer(answer) => match answer.leads_to.clone() {
-                Some(target) => (answer, target),
-                // What was not known a moment ago is known now.
-                None => return self.encode(request, answer),
-            },
-        };
-        let asked = self.upstreams.ask(&request.about(target), request.transport()).await;
+        let asked = self.upstreams.ask(&request.about(target), how).await;
         if let Some(response) = asked.ok().and_then(|bytes| Message::from_vec(&bytes).ok()) {
             own.records.extend(response.answers);
         }
-        self.encode(request, own)
+        self.encode(&request, own)
     }
 
     fn encode(&self, request: &Request, mut answer: Answer) -> Vec<u8> {
@@ -133,14 +127,39 @@ fn is_reverse(request: &Request) -> bool {
     request.question().name().parse_arpa_name().is_ok()
 }
 
-/// Answers at once if that is possible.
-fn at_once(knowledge: &Knowledge, incoming: Incoming) -> Result<Option<Vec<u8>>, Box<Request>> {
-    match incoming {
-        Incoming::Ignored => Ok(None),
-        Incoming::Refused(bytes) => Ok(Some(bytes)),
-        Incoming::Question(request) => match knowledge.know(&request) {
-            Some(bytes) => Ok(Some(bytes)),
-            None => Err(request),
-        },
-    }
+/// How much of an answer we know.
+enum Known {
+    /// All of it: its bytes.
+    All(Vec<u8>),
+    /// An alias, and not what is at the name that it leads to.
+    Alias(Box<(Answer, Name)>),
+    Nothing,
+}
+
+/// A question that others have to be asked about.
+struct Open {
+    request: Box<Request>,
+    /// Its bytes.
+    query: Vec<u8>,
+    /// The part that is known, and the name to ask about.
+    alias: Option<Box<(Answer, Name)>>,
+}
+
+/// Answers a message at once if that is possible; `None` if nobody waits for an answer.
+fn at_once(
+    knowledge: &Knowledge,
+    query: &[u8],
+    transport: Transport,
+) -> Result<Option<Vec<u8>>, Open> {
+    let request = match Incoming::read(query, transport) {
+        Incoming::Ignored => return Ok(None),
+        Incoming::Refused(bytes) => return Ok(Some(bytes)),
+        Incoming::Question(request) => request,
+    };
+    let alias = match knowledge.know(&request) {
+        Known::All(bytes) => return Ok(Some(bytes)),
+        Known::Alias(alias) => Some(alias),
+        Known::Nothing => None,
+    };
+    Err(Open { request, query: query.to_vec(), alias })
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Knowledge, at_once};
-use crate::message::{Incoming, Transport};
+use crate::message::Transport;
 
 /// How long a client may be silent, or take to read.
 const IDLE: Duration = Duration::from_secs(10);
@@ -45,10 +45,10 @@ async fn converse(mut stream: TcpStream, knowledge: &Knowledge) -> io::Result<()
     let mut query = Vec::new();
     loop {
         timeout(IDLE, read(&mut stream, &mut query)).await??;
-        let answer = match at_once(knowledge, Incoming::read(&query, Transport::Tcp)) {
+        let answer = match at_once(knowledge, &query, Transport::Tcp) {
             Ok(None) => continue,
             Ok(Some(answer)) => answer,
-            Err(request) => knowledge.ask(&request, &query).await,
+            Err(open) => knowledge.ask(open).await,
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes()[..], &answer].concat();

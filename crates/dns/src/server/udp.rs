@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::net::UdpSocket;
 
 use super::{Knowledge, at_once};
-use crate::message::{Incoming, Transport};
+use crate::message::Transport;
 
 /// Questions are small; longer ones are cut and found malformed.
 const BUFFER: usize = 4096;
@@ -23,17 +23,16 @@ pub(super) async fn serve(socket: UdpSocket, knowledge: Arc<Knowledge>) {
             }
         };
         let query = &buffer[..length];
-        match at_once(&knowledge, Incoming::read(query, Transport::Udp)) {
+        match at_once(&knowledge, query, Transport::Udp) {
             Ok(None) => {}
             Ok(Some(answer)) => {
                 // Whoever asked may be gone; others wait.
                 let _ = socket.send_to(&answer, client).await;
             }
-            Err(request) => {
+            Err(open) => {
                 let (socket, knowledge) = (socket.clone(), knowledge.clone());
-                let query = query.to_vec();
                 tokio::spawn(async move {
-                    let answer = knowledge.ask(&request, &query).await;
+                    let answer = knowledge.ask(open).await;
                     let _ = socket.send_to(&answer, client).await;
                 });
             }

@@ -1,10 +1,11 @@
 //! Where the API server is and who we are to it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use super::{Client, Error};
+use super::{Backoff, Client, Error};
 
 /// Connects with the current context of `kubeconfig`, or without one as every Kubernetes client
 /// does: `$KUBECONFIG`, `~/.kube/config`, then the service account of the pod we run in.
@@ -22,4 +23,16 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> 
         None => kube::Config::infer().await.map_err(Error::NoConfig)?,
     };
     Client::try_from(config).map_err(Error::Connect)
+}
+
+/// Waits for the API server to answer, soon at first: both may just have been started.
+pub(crate) async fn wait_for(client: &Client) {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
+    while let Err(error) = client.apiserver_version().await {
+        let wait = backoff.advance();
+        if wait > Duration::from_secs(1) {
+            tracing::warn!(%error, "the API server does not answer, trying again");
+        }
+        tokio::time::sleep(wait).await;
+    }
 }

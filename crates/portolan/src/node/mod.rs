@@ -15,7 +15,6 @@ mod routes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -24,7 +23,7 @@ use model::World;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::client::{self, Backoff, Client};
+use crate::client;
 use crate::proxy::BACKLOG;
 use crate::runtime;
 use agent::Agent;
@@ -78,25 +77,13 @@ impl SharedWorld {
     }
 }
 
-/// Waits for the API server to answer, soon at first: both may just have been started.
-async fn wait_for(client: &Client) {
-    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
-    while let Err(error) = client.apiserver_version().await {
-        let wait = backoff.advance();
-        if wait > Duration::from_secs(1) {
-            tracing::warn!(%error, "the API server does not answer, trying again");
-        }
-        tokio::time::sleep(wait).await;
-    }
-}
-
 /// Runs the agent until the process is asked to end.
 pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
     if settings.addresses.is_empty() {
         settings.addresses = own_addresses()?;
     }
-    wait_for(&client).await;
+    client::wait_for(&client).await;
     let has_ipv6 = settings.addresses.iter().any(IpAddr::is_ipv6);
     let mut kernel = Rtnetlink::open()?;
     pod::wiring::prepare_node(&mut kernel, has_ipv6).context("prepare this node's network")?;

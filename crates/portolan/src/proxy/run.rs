@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use model::{Event, Touched, World};
@@ -14,7 +13,7 @@ use tokio::task::JoinSet;
 use super::health::Health;
 use super::serve::serve;
 use super::{BACKLOG, Proxy, watched_kinds};
-use crate::client::{self, Backoff, Client};
+use crate::client;
 use crate::runtime;
 
 /// How a proxy is to run.
@@ -46,7 +45,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         }
     };
     let follow = async {
-        wait_for(&client).await;
+        client::wait_for(&client).await;
         let mut feeds = JoinSet::new();
         let (events, incoming) = mpsc::channel(BACKLOG);
         for kind in watched_kinds(&client).await {
@@ -60,16 +59,6 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         result = follow => result,
         result = serve_health => result,
         result = runtime::asked_to_end() => result,
-    }
-}
-
-/// Waits for the API server to answer.
-async fn wait_for(client: &Client) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-    while let Err(error) = client.apiserver_version().await {
-        let wait = backoff.advance();
-        tracing::warn!(%error, ?wait, "the API server does not answer, trying again");
-        tokio::time::sleep(wait).await;
     }
 }
 
