@@ -107,8 +107,11 @@ impl<'a> Rules<'a> {
             chain("masquerade", self.masquerade()),
             chain("prerouting", vec![jump("services")]),
             chain("output", vec![jump("services")]),
-            chain("filter-input", vec![new_only("refuse")]),
-            chain("filter-forward", vec![new_only("refuse"), new_only("virtual-addresses")]),
+            chain("filter-input", vec![self.invalid_from_pods(), new_only("refuse")]),
+            chain(
+                "filter-forward",
+                vec![invalid_segments(), new_only("refuse"), new_only("virtual-addresses")],
+            ),
             chain("filter-output", vec![new_only("refuse"), new_only("virtual-addresses")]),
             chain("postrouting", vec![[translated(), jump("masquerade")].concat()]),
         ]
@@ -251,6 +254,11 @@ impl<'a> Rules<'a> {
             [gate, self.original_key(set), self.entry(set), treatment].concat()
         };
         twice(maps(outside)).map(rule).collect()
+    }
+
+    /// Drops what a pod sends to this node and no connection can place; see [`invalid_segments`].
+    fn invalid_from_pods(&self) -> Vec<Expression> {
+        [self.is_pod(), invalid_segments()].concat()
     }
 
     /// Goes on for connections from outside only.
@@ -461,6 +469,19 @@ fn is_local(of: FibAddress, comparison: Comparison) -> Vec<Expression> {
 /// Goes on if the packet begins a connection.
 fn state_new() -> Vec<Expression> {
     has_bit(ConntrackKey::State, status::STATE_NEW)
+}
+
+/// Drops TCP segments that belong to no connection, such as those outside of its window. They are
+/// not translated back: a client would see them come from an endpoint that it does not know, and its
+/// reset would end the connection there. kube-proxy's iptables mode drops what is forwarded too,
+/// and its nftables mode nothing. (`nf_conntrack_tcp_be_liberal` makes such segments valid.)
+fn invalid_segments() -> Vec<Expression> {
+    let is_tcp =
+        Expression::Compare { register: KEY, comparison: Comparison::Equal, value: vec![TCP] };
+    let mut rule = vec![transport_protocol(KEY), is_tcp];
+    rule.extend(has_bit(ConntrackKey::State, status::STATE_INVALID));
+    rule.push(Expression::Verdict(Verdict::Drop));
+    rule
 }
 
 /// Goes on if the connection's destination was rewritten.

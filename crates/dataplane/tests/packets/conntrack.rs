@@ -1,12 +1,25 @@
 //! UDP clients that go on sending from one port follow the endpoints.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use dataplane::Backend;
 use dataplane::nftables::Nftables;
-use model::World;
+use model::{Protocol, World};
 use serde_json::json;
 
-use crate::hosts::{Addresses, Hosts, V4, V6};
+use crate::hosts::{Addresses, Host, Hosts, V4, V6};
+use crate::traffic::Conversation;
 use crate::{cluster_with, plan_of, programmed, update};
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// A client that sends from one port.
+fn client(host: &Host, address: &str, port: u16) -> Conversation {
+    let to = SocketAddr::new(address.parse().unwrap(), port);
+    host.open(Protocol::Udp, to, None, LIMIT).unwrap()
+}
 
 fn repair(backend: &mut Nftables, world: &World) -> usize {
     let groups: Vec<_> = plan_of(world).groups().cloned().collect();
@@ -14,23 +27,23 @@ fn repair(backend: &mut Nftables, world: &World) -> usize {
 }
 
 fn clients_follow_the_endpoints(net: &'static Addresses) {
-    let hosts = Hosts::with(net);
+    let hosts = Hosts::new();
     let cluster = |endpoints: &[&str]| cluster_with(net, json!({}), endpoints);
     let old = cluster(&[net.pod_a]);
     let mut backend = programmed(&hosts, &old);
-    let pod = hosts.pod_c.udp_client(net.vip, 80);
-    let outside = hosts.outside.udp_client(net.node, 30080);
-    for client in [&pod, &outside] {
-        assert_eq!(client.ask().unwrap().server, net.pod_a);
+    let mut pod = client(&hosts.pod_c, net.vip, 80);
+    let mut outside = client(&hosts.outside, net.node, 30080);
+    for client in [&mut pod, &mut outside] {
+        assert_eq!(client.ask(LIMIT).unwrap().server, net.pod_a);
     }
     assert_eq!(repair(&mut backend, &old), 0, "all lead to an endpoint that serves");
 
     let new = cluster(&[net.pod_b]);
     update(&mut backend, &old, &new);
-    assert_eq!(pod.ask().unwrap().server, net.pod_a, "the kernel remembers");
+    assert_eq!(pod.ask(LIMIT).unwrap().server, net.pod_a, "the kernel remembers");
     assert_eq!(repair(&mut backend, &new), 2);
-    for client in [&pod, &outside] {
-        assert_eq!(client.ask().unwrap().server, net.pod_b);
+    for client in [&mut pod, &mut outside] {
+        assert_eq!(client.ask(LIMIT).unwrap().server, net.pod_b);
     }
     assert_eq!(repair(&mut backend, &new), 0);
 }
@@ -54,12 +67,12 @@ fn a_client_that_began_before_its_service_is_served() {
     let mut backend = programmed(&hosts, &nothing);
     // Outside the service ranges nothing refuses it: it leaves by the default route and gets lost.
     let address = "203.0.113.44";
-    let client = hosts.pod_c.udp_client(address, 80);
-    assert!(client.ask().is_err());
+    let mut client = client(&hosts.pod_c, address, 80);
+    assert!(client.ask(LIMIT).is_err());
 
     let spec = json!({"externalIPs": [address]});
     let world = cluster_with(&V4, spec, &[V4.pod_a]);
     update(&mut backend, &nothing, &world);
     assert_eq!(repair(&mut backend, &world), 1);
-    assert_eq!(client.ask().unwrap().server, V4.pod_a);
+    assert_eq!(client.ask(LIMIT).unwrap().server, V4.pod_a);
 }

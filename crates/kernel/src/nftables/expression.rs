@@ -73,6 +73,8 @@ pub enum ConntrackKey {
 pub mod status {
     /// State: the packet begins a connection, or nothing has answered yet.
     pub const STATE_NEW: u32 = 1 << 3;
+    /// Of the state: the packet belongs to no connection and can't begin one.
+    pub const STATE_INVALID: u32 = 1;
     /// Status: the connection's destination is translated.
     pub const DESTINATION_NAT: u32 = 1 << 5;
 }

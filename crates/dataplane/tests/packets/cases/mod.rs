@@ -1,0 +1,121 @@
+//! The table of cases (`tests/cases/*.yaml`), run against `plan::trace`, the in-memory data plane, and
+//! the kernel with real packets. What is expected is written by hand, from Kubernetes' behaviour.
+
+mod fake;
+mod kernel;
+pub(crate) mod row;
+pub(crate) mod scene;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use model::{Family, Protocol};
+use row::{Row, table};
+use scene::Variant;
+
+/// What was run, for the test's output.
+#[derive(Debug, Default)]
+struct Tally {
+    rows: usize,
+    packets: usize,
+    /// Why something did not run, and how often.
+    not_run: BTreeMap<String, usize>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn skip(&mut self, why: &str) {
+        *self.not_run.entry(why.to_owned()).or_default() += 1;
+    }
+
+    /// Prints the numbers, and fails if a packet went wrong.
+    fn report(self, on: &str) {
+        println!("{on}: {} rows, {} packets", self.rows, self.packets);
+        for (why, count) in &self.not_run {
+            println!("{on}: {count} not run: {why}");
+        }
+        assert!(self.failures.is_empty(), "{on}:\n{}", self.failures.join("\n"));
+        assert!(self.packets > 0, "{on}: nothing ran");
+    }
+}
+
+/// Runs every row with packets in each of its variants of a family.
+fn each(families: &[Family], mut run: impl FnMut(&Row, Variant, &mut Tally)) -> Tally {
+    let mut tally = Tally::default();
+    for row in table().iter().filter(|row| row.has_packets()) {
+        for family in row.families().filter(|family| families.contains(family)) {
+            for protocol in row.protocols() {
+                tally.rows += 1;
+                run(row, Variant { family, protocol }, &mut tally);
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn on_trace() {
+    each(&Family::ALL, trace::run).report("trace");
+}
+
+#[test]
+fn on_the_fake() {
+    each(&Family::ALL, fake::run).report("fake");
+}
+
+#[test]
+fn on_the_kernel_with_ipv4() {
+    let mut runner = kernel::Runner::new();
+    each(&[Family::V4], |row, variant, tally| runner.run(row, variant, tally)).report("kernel IPv4");
+}
+
+#[test]
+fn on_the_kernel_with_ipv6() {
+    let mut runner = kernel::Runner::new();
+    each(&[Family::V6], |row, variant, tally| runner.run(row, variant, tally)).report("kernel IPv6");
+}
+
+/// Every row runs somewhere or says why it can't, and no id stands twice.
+#[test]
+fn every_row_is_run_or_accounted_for() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut ids = BTreeMap::new();
+    let (mut elsewhere, mut cannot) = (0, 0);
+    for row in table() {
+        assert!(ids.insert(row.id.clone(), ()).is_none(), "{} stands twice", row.id);
+        assert!(
+            row.has_packets() || row.tested_by.is_some() || row.cannot.is_some(),
+            "{}: {} is not run and does not say why",
+            row.id,
+            row.says
+        );
+        if let Some(test) = &row.tested_by {
+            elsewhere += 1;
+            let (file, function) = test.split_once(' ').expect("FILE FUNCTION");
+            let text = std::fs::read_to_string(repository.join(file))
+                .unwrap_or_else(|error| panic!("{}: {file}: {error}", row.id));
+            let found = text.contains(&format!("fn {function}()"));
+            assert!(found, "{}: {file} has no test {function}", row.id);
+        }
+        if let Some(why) = &row.cannot {
+            cannot += 1;
+            println!("{} can't be run: {why}", row.id);
+        }
+    }
+    println!("{} rows: {elsewhere} with tests of their own, {cannot} can't be run", ids.len());
+}
+
+/// Runs a row in one variant with real packets, in namespaces of its own. Answers what went wrong.
+pub(crate) fn kernel_run(row: &Row, variant: Variant) -> Vec<String> {
+    let mut tally = Tally::default();
+    kernel::Runner::new().run(row, variant, &mut tally);
+    tally.failures
+}
+
+pub(crate) use trace::outcome as trace_outcome;
+
+/// Protocols that these tests have sockets for.
+fn has_sockets(protocol: Protocol) -> bool {
+    protocol != Protocol::Sctp
+}

@@ -1,0 +1,82 @@
+//! Connections, one after the other, while everything changes around them: none is lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dataplane::Backend;
+use dataplane::nftables::Nftables;
+use serde_json::json;
+
+use crate::hosts::{Hosts, NODE, POD_A, POD_B, POD_C, VIP};
+use crate::{cluster, plan_of, programmed, update, whole};
+
+/// How long each test goes on.
+const DURATION: Duration = Duration::from_secs(2);
+
+/// Repeats `work` while an outside client and a pod connect as fast as they can. Prints how many
+/// connections and repetitions there were; fails on the first connection that does.
+fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
+    let stop = AtomicBool::new(false);
+    let connect = |from: &crate::hosts::Host, to: &str, port: u16| {
+        let mut connections = 0;
+        while !stop.load(Ordering::Relaxed) {
+            if let Err(error) = from.tcp(to, port) {
+                panic!("{what}: connection {connections}: {error}; {}", hosts.counters());
+            }
+            connections += 1;
+        }
+        connections
+    };
+    thread::scope(|scope| {
+        let outside = scope.spawn(|| connect(&hosts.outside, NODE, 30080));
+        let pod = scope.spawn(|| connect(&hosts.pod_d, VIP, 80));
+        let until = Instant::now() + DURATION;
+        let mut repetitions = 0;
+        while Instant::now() < until && !outside.is_finished() && !pod.is_finished() {
+            work();
+            repetitions += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        let connections = outside.join().unwrap() + pod.join().unwrap();
+        println!("{what}: {connections} connections, none lost, {repetitions} times");
+        assert!(connections > 100 && repetitions > 10, "{connections}, {repetitions}");
+    });
+}
+
+#[test]
+fn no_connection_is_lost_while_endpoints_change() {
+    let hosts = Hosts::new();
+    let two = cluster(json!({}), &[POD_A, POD_B]);
+    let three = cluster(json!({}), &[POD_A, POD_B, POD_C]);
+    let mut backend = programmed(&hosts, &two);
+    under_load("a third endpoint comes and goes", &hosts, || {
+        update(&mut backend, &two, &three);
+        update(&mut backend, &three, &two);
+    });
+}
+
+#[test]
+fn no_connection_is_lost_when_all_endpoints_change_at_once() {
+    let hosts = Hosts::new();
+    let blue = cluster(json!({}), &[POD_A]);
+    let green = cluster(json!({}), &[POD_B, POD_C]);
+    let mut backend = programmed(&hosts, &blue);
+    under_load("blue becomes green and back", &hosts, || {
+        update(&mut backend, &blue, &green);
+        update(&mut backend, &green, &blue);
+    });
+}
+
+#[test]
+fn no_connection_is_lost_while_the_proxy_restarts() {
+    let hosts = Hosts::new();
+    let worlds = [cluster(json!({}), &[POD_A, POD_B]), cluster(json!({}), &[POD_B, POD_C])];
+    drop(programmed(&hosts, &worlds[0]));
+    let mut which = 0;
+    under_load("a proxy starts, catches up and ends", &hosts, || {
+        which = 1 - which;
+        let mut backend = hosts.node.run(|| Nftables::open().unwrap());
+        backend.restore(&whole(&plan_of(&worlds[which]))).unwrap();
+    });
+}
