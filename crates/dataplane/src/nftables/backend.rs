@@ -72,11 +72,8 @@ impl Nftables {
                         changes
                     }
                     None => {
-                        let changes = Content::default().changes_to(&wanted);
-                        table.unused.clear();
-                        table.append_constant(&mut chains);
-                        table.append_chains(&mut chains, &BTreeSet::new(), &changes.new_chains);
-                        changes
+                        table.append_whole(&mut elements);
+                        continue;
                     }
                 };
                 table.append_elements(&mut elements, &changes);
@@ -184,6 +181,12 @@ impl Backend for Nftables {
             let mut changes = table.content.set_groups(groups);
             if let Some(plan) = change.node {
                 changes.merge(table.content.set_node(plan));
+                let detector = &plan.node.settings.local_detector;
+                if !have_the_same_rules(&table.detector, detector) {
+                    table.detector = detector.clone();
+                    table.append_whole(&mut elements);
+                    continue;
+                }
             }
             let missing = changes.new_chains.difference(&present).copied().collect();
             table.append_chains(&mut chains, &present, &missing);
@@ -252,6 +255,16 @@ impl FamilyTable {
         for chain in chains {
             push_rules(batch, &self.id, chain);
         }
+    }
+
+    /// Appends the making of the table with its whole content, in the place of what is there, all in
+    /// one transaction.
+    fn append_whole(&mut self, batch: &mut Batch) {
+        self.unused.clear();
+        self.append_constant(batch);
+        let all = Content::default().changes_to(&self.content.content());
+        self.append_chains(batch, &BTreeSet::new(), &all.new_chains);
+        self.append_elements(batch, &all);
     }
 
     /// Appends chains that choose a backend, given those that are there.
@@ -386,6 +399,14 @@ impl FamilyTable {
         }
         Ok(held == wanted)
     }
+}
+
+/// Whether pods are told by the same rules; ranges are elements of a set.
+fn have_the_same_rules(old: &LocalDetector, new: &LocalDetector) -> bool {
+    let by_set = |detector: &LocalDetector| {
+        matches!(detector, LocalDetector::None | LocalDetector::Sources(_))
+    };
+    old == new || (by_set(old) && by_set(new))
 }
 
 fn table_id(family: Family) -> nftables::Table {

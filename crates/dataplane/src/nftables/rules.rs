@@ -11,6 +11,8 @@
 //! No packet mark is used: what to masquerade is found again at postrouting by the connection's
 //! original destination, which connection tracking remembers.
 
+use std::net::Ipv6Addr;
+
 use kernel::nftables::{
     AddressType, Comparison, ConntrackKey, DynamicSetOperation, Expression, Family, FibAddress,
     MetaKey, Name, Outcome, PayloadBase, Register, Verdict, status,
@@ -302,14 +304,16 @@ impl<'a> Rules<'a> {
         let mut gate = is_local(FibAddress::Destination, Comparison::Equal);
         let destination = self.destination_address(KEY);
         gate.extend(self.in_ranges(SetName::NodeAddresses, destination, Outcome::Member));
-        if self.family == Family::Ipv4 {
-            // Not loopback: answers from elsewhere to 127/8 are martian.
-            gate.push(Expression::Compare {
-                register: KEY,
-                comparison: Comparison::NotEqual,
-                value: vec![127],
-            });
-        }
+        // Not loopback: answers from elsewhere to 127/8 are martian, and ::1 never leaves a host.
+        let loopback = match self.family {
+            Family::Ipv4 => vec![127],
+            Family::Ipv6 => Ipv6Addr::LOCALHOST.octets().to_vec(),
+        };
+        gate.push(Expression::Compare {
+            register: KEY,
+            comparison: Comparison::NotEqual,
+            value: loopback,
+        });
         gate
     }
 

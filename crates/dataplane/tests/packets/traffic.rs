@@ -84,9 +84,22 @@ impl Conversation {
             }
             Self::Udp(socket) => {
                 socket.set_read_timeout(Some(limit))?;
-                socket.send(b"?")?;
+                let sent = socket.send(b"?");
+                // What this host's own rules refuse or drop is "not permitted" at first; of what is
+                // refused more is heard.
+                if let Err(error) = &sent
+                    && error.kind() != io::ErrorKind::PermissionDenied
+                {
+                    return Err(io::Error::from(error.kind()));
+                }
                 let mut buffer = [0; 200];
-                let length = socket.recv(&mut buffer)?;
+                let length = match (socket.recv(&mut buffer), sent) {
+                    (Ok(length), _) => length,
+                    (Err(error), Err(not_permitted)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Err(not_permitted);
+                    }
+                    (Err(error), _) => return Err(error),
+                };
                 Answer::of(&String::from_utf8_lossy(&buffer[..length]))
             }
         }

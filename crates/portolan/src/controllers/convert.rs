@@ -352,6 +352,22 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_restartable_init_containers_are_found_and_of_others_not() {
+        let spec: core::PodSpec = serde_json::from_value(serde_json::json!({
+            "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 80}]}],
+            "initContainers": [
+                {"name": "once", "ports": [{"name": "gone", "containerPort": 81}]},
+                {"name": "beside", "restartPolicy": "Always",
+                 "ports": [{"name": "metrics", "containerPort": 82}]},
+            ],
+        }))
+        .unwrap();
+        let names: Vec<String> =
+            container_ports(&spec).iter().map(|port| port.name.to_string()).collect();
+        assert_eq!(names, ["http", "metrics"]);
+    }
+
+    #[test]
     fn services_whose_endpoints_are_not_ours() {
         for spec in [
             json!({}),

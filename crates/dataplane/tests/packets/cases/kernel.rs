@@ -217,9 +217,11 @@ impl Check<'_> {
             .ok_or_else(|| format!("{place}:{port} answers"))?;
         let seen: IpAddr = answer.client.parse().map_err(|error| format!("{error}"))?;
         let own = self.variant.address(self.packet.source.as_ref().unwrap_or(&self.packet.from));
-        // What the node itself sends has one of its addresses in any case.
-        let is_right = match self.packet.from.as_str() {
-            "node" => !server.is_loopback(),
+        // What the node itself sends has one of its addresses in any case, and what it receives is
+        // delivered before sources are rewritten.
+        let is_right = match (self.packet.from.as_str(), place.as_str()) {
+            ("node", _) => !server.is_loopback(),
+            (_, "NODE") => seen == own,
             _ => (seen == own) != target.masqueraded,
         };
         if is_right { Ok(()) } else { Err(format!("{target} sees {seen}")) }

@@ -104,7 +104,11 @@ impl Variant {
             Value::Array(items) => items.iter().map(|item| self.resolved(item)).collect(),
             Value::Object(fields) => fields
                 .iter()
-                .map(|(name, value)| (name.clone(), self.resolved(value)))
+                .map(|(name, value)| match name.as_str() {
+                    // Its values look like ours.
+                    "ipMode" => (name.clone(), value.clone()),
+                    _ => (name.clone(), self.resolved(value)),
+                })
                 .collect::<serde_json::Map<_, _>>()
                 .into(),
             other => other.clone(),
