@@ -74,6 +74,19 @@ fn services_work_where_only_the_proxy_runs_and_outlive_it() {
         .expect_success();
     eventually("eligible", LIMIT, || answers("/healthz", "200"));
     eventually("alive", LIMIT, || answers("/livez", "200"));
+    let metrics =
+        |path: &str| lab.curl(HOST, &format!("http://127.0.0.1:10249{path}")).expect_success();
+    assert_eq!(metrics("/proxyMode"), "nftables");
+    assert_eq!(metrics("/healthz"), "ok");
+    assert!(metrics("/configz").contains("\"clusterCIDR\":\"10.244.0.0/16\""));
+    let text = metrics("/metrics");
+    for line in [
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 0",
+        "kubeproxy_proxy_healthz_total{code=\"200\"}",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
     for signal in ["-KILL", "-TERM"] {
         proxy.end(signal);
         for _ in 0..10 {
@@ -94,6 +107,31 @@ fn services_work_where_only_the_proxy_runs_and_outlive_it() {
     proxy.end("-TERM");
     lab.exec(HOST, &[portolan_path().to_str().expect("UTF-8"), "cleanup"]).expect_success();
     assert_eq!(lab.exec(HOST, &["nft", "list", "tables"]).expect_success(), "");
+}
+
+#[test]
+fn packets_do_not_need_the_api_server() {
+    let lab = Lab::up_with_examples();
+    lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
+    let url = "http://172.31.0.11:30001/";
+    eventually("the node port answers", LIMIT, || lab.curl("outside", url).ok());
+    let data = format!("/run/portolan/lab/{}/", lab.name());
+    let signal = |signal: &str| {
+        let mut kill = Command::new("pkill");
+        kill.args([signal, "-f", &format!("portolan .*server .*{data}")]);
+        run(kill, LIMIT)
+    };
+    // A server that is stopped answers nobody and keeps its connections: the worst way to be gone.
+    signal("-STOP").expect_success();
+    for _ in 0..20 {
+        lab.curl("outside", url).expect_success();
+    }
+    signal("-CONT").expect_success();
+    lab.kubectl(&["delete", "service", "nginx-service"]).expect_success();
+    eventually("the change comes in", LIMIT, || match lab.curl("outside", url).success {
+        true => Err("it answers".to_owned()),
+        false => Ok(()),
+    });
 }
 
 #[test]

@@ -47,6 +47,29 @@ pub struct Status {
     pub repairs: u64,
 }
 
+/// A transaction that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    /// It was about everything, not only about a change.
+    pub whole: bool,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether the kernel took it.
+    pub succeeded: bool,
+}
+
+/// Who wants to know of every transaction; called on the loop's thread.
+pub trait Observer: Send {
+    /// A transaction has ended.
+    fn transaction(&mut self, _done: Transaction) {}
+
+    /// Connection tracking was told to forget stale entries: how many, and how long it took.
+    fn forgotten(&mut self, _entries: usize, _took: Duration) {}
+}
+
+/// Nobody.
+impl Observer for () {}
+
 /// The running loop. Dropping it ends the loop and leaves the kernel as it is.
 #[derive(Debug)]
 pub struct Sync {
@@ -81,10 +104,14 @@ enum Message {
 impl Sync {
     /// Starts the loop with a plan to restore. The thread inherits the namespaces of the calling
     /// thread.
-    pub fn start(backend: Box<dyn Backend>, plan: NodePlan) -> std::io::Result<Self> {
+    pub fn start(
+        backend: Box<dyn Backend>,
+        plan: NodePlan,
+        observer: Box<dyn Observer>,
+    ) -> std::io::Result<Self> {
         let (updates, incoming) = mpsc::channel();
         let (report, status) = watch::channel(Status::default());
-        let run = move || Loop::new(backend, plan, report).run(&incoming);
+        let run = move || Loop::new(backend, plan, report, observer).run(&incoming);
         let thread = thread::Builder::new().name("sync".into()).spawn(run)?;
         Ok(Self { updates: Updates(updates), status, thread: Some(thread) })
     }
@@ -137,14 +164,20 @@ struct Loop {
     retry_in: Duration,
     status: Status,
     report: watch::Sender<Status>,
+    observer: Box<dyn Observer>,
 }
 
 impl Loop {
-    fn new(backend: Box<dyn Backend>, plan: NodePlan, report: watch::Sender<Status>) -> Self {
+    fn new(
+        backend: Box<dyn Backend>,
+        plan: NodePlan,
+        report: watch::Sender<Status>,
+        observer: Box<dyn Observer>,
+    ) -> Self {
         let pending = Pending { everything: true, ..Pending::default() };
         let status = Status { pending_since: Some(Instant::now()), ..Status::default() };
         let retry_in = RETRY.0;
-        Self { backend, plan, pending, tampered: false, retry_in, status, report }
+        Self { backend, plan, pending, tampered: false, retry_in, status, report, observer }
     }
 
     /// Runs until it is told to end; what came before that is programmed or has failed once.
@@ -216,10 +249,15 @@ impl Loop {
             let result = self.backend.update(&change);
             (change, result)
         };
+        self.observer.transaction(Transaction {
+            whole: self.pending.everything,
+            took: start.elapsed(),
+            succeeded: result.is_ok(),
+        });
         match result {
             Ok(operations) => {
                 tracing::debug!(operations, took = ?start.elapsed(), "programmed");
-                forget_stale(&mut *self.backend, &delta);
+                forget_stale(&mut *self.backend, &delta, &mut *self.observer);
                 self.status.generation += 1;
                 self.status.programmed_at = Some(Instant::now());
                 self.status.pending_since = None;
@@ -254,15 +292,20 @@ impl Loop {
 
 /// UDP clients that go on sending are led to those who serve now. That this fails costs these clients
 /// their answers for a while, and nothing else.
-fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>) {
+fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>, observer: &mut dyn Observer) {
     let groups = programmed.groups.iter().filter_map(|(_, group)| group.clone());
     let with_udp: Vec<_> = groups.filter(|group| !group.udp_ports.is_empty()).collect();
     if with_udp.is_empty() {
         return;
     }
+    let start = Instant::now();
     match backend.forget_stale(&with_udp) {
-        Ok(0) => {}
-        Ok(forgotten) => tracing::debug!(forgotten, "stale UDP connections"),
+        Ok(forgotten) => {
+            observer.forgotten(forgotten, start.elapsed());
+            if forgotten > 0 {
+                tracing::debug!(forgotten, "stale UDP connections");
+            }
+        }
         Err(error) => tracing::warn!(%error, "stale UDP connections may remain"),
     }
 }

@@ -34,7 +34,6 @@ fn a_client_keeps_its_endpoint_whatever_changes_around_it() {
     }
 }
 
-
 #[test]
 fn a_silent_client_is_forgotten_after_the_timeout() {
     let hosts = Hosts::new();

@@ -293,8 +293,6 @@ fn attach(
             link: Some(eth0.index),
             onlink: true,
         };
-        on_host
-            .replace_route(&Route::new(net.default.parse().unwrap(), gateway, STATIC))
-            .unwrap();
+        on_host.replace_route(&Route::new(net.default.parse().unwrap(), gateway, STATIC)).unwrap();
     }
 }

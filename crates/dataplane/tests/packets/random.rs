@@ -48,25 +48,27 @@ fn service(name: &'static str, vip: &'static str, port: u16) -> impl Strategy<Va
         proptest::collection::vec(endpoint(), 0..4),
         prop_oneof![Just(json!([])), Just(json!(["PODS"])), Just(json!(["OUTSIDE/32"]))],
     )
-        .prop_map(move |((internal, external), [node_port, lb, ext, sticky], endpoints, ranges)| {
-            let number = if node_port { 30000 + port } else { 0 };
-            let mut spec = json!({
-                "type": "LoadBalancer", "clusterIP": vip,
-                "internalTrafficPolicy": internal, "externalTrafficPolicy": external,
-                "loadBalancerSourceRanges": ranges,
-                "sessionAffinity": if sticky { "ClientIP" } else { "None" },
-                "ports": [{"name": "p", "port": port, "nodePort": number}],
-            });
-            if ext {
-                spec["externalIPs"] = json!(["EXT"]);
-            }
-            let ingress = if lb { json!([{"ip": "LB"}]) } else { json!([]) };
-            serde_json::from_value(json!({
-                "name": name, "spec": spec, "endpoints": endpoints,
-                "status": {"loadBalancer": {"ingress": ingress}},
-            }))
-            .expect("a row")
-        })
+        .prop_map(
+            move |((internal, external), [node_port, lb, ext, sticky], endpoints, ranges)| {
+                let number = if node_port { 30000 + port } else { 0 };
+                let mut spec = json!({
+                    "type": "LoadBalancer", "clusterIP": vip,
+                    "internalTrafficPolicy": internal, "externalTrafficPolicy": external,
+                    "loadBalancerSourceRanges": ranges,
+                    "sessionAffinity": if sticky { "ClientIP" } else { "None" },
+                    "ports": [{"name": "p", "port": port, "nodePort": number}],
+                });
+                if ext {
+                    spec["externalIPs"] = json!(["EXT"]);
+                }
+                let ingress = if lb { json!([{"ip": "LB"}]) } else { json!([]) };
+                serde_json::from_value(json!({
+                    "name": name, "spec": spec, "endpoints": endpoints,
+                    "status": {"loadBalancer": {"ingress": ingress}},
+                }))
+                .expect("a row")
+            },
+        )
 }
 
 fn node() -> impl Strategy<Value = NodeRow> {
@@ -85,8 +87,16 @@ fn node() -> impl Strategy<Value = NodeRow> {
 fn cluster() -> impl Strategy<Value = (NodeRow, Vec<ServiceRow>, Vec<String>)> {
     let from = prop_oneof![Just("pod"), Just("L"), Just("node"), Just("outside")];
     let to = prop_oneof![
-        Just("VIP:80"), Just("VIP:81"), Just("VIP2:81"), Just("NODE:30080"), Just("NODE:30081"),
-        Just("LB:80"), Just("LB:81"), Just("EXT:80"), Just("EXT:81"), Just("FREE:80"),
+        Just("VIP:80"),
+        Just("VIP:81"),
+        Just("VIP2:81"),
+        Just("NODE:30080"),
+        Just("NODE:30081"),
+        Just("LB:80"),
+        Just("LB:81"),
+        Just("EXT:80"),
+        Just("EXT:81"),
+        Just("FREE:80"),
     ];
     let way = (from, to).prop_map(|(from, to)| format!("{from} -> {to}"));
     (
@@ -106,7 +116,11 @@ fn row(variant: Variant, node: NodeRow, services: Vec<ServiceRow>, ways: &[Strin
         let packet = PacketRow::parse(&format!("{way}/{protocol} = -")).expect("a packet");
         format!("{way}/{protocol} = {}", trace_outcome(&scene, variant, &packet))
     };
-    draft(ways.iter().map(packet).collect())
+    // What nobody here has is looked for outside, and outside would find it at itself.
+    let is_lost = |packet: &String| {
+        packet.starts_with("outside -> ") && packet.ends_with(" = -") && !packet.contains("NODE")
+    };
+    draft(ways.iter().map(packet).filter(|packet| !is_lost(packet)).collect())
 }
 
 fn nanoseconds(since: Duration) -> u64 {
@@ -124,7 +138,8 @@ fn the_kernel_does_what_trace_says() {
         ..Config::default()
     };
     let given = std::env::var("PORTOLAN_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = given.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0, nanoseconds));
+    let seed: u64 =
+        given.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0, nanoseconds));
     println!("PORTOLAN_SEED={seed} repeats this run");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

@@ -37,4 +37,3 @@ fn what_nobody_serves_is_refused_at_once() {
     // An address of the range that nobody has leads nowhere.
     assert!(hosts.pod_c.is_silent("10.96.7.7", 80, SILENCE));
 }
-

@@ -23,7 +23,7 @@ fn whatever_is_changed_is_mended_within_a_second() {
         let _entered = runtime.enter();
         let backend = Nftables::open().unwrap();
         let port = backend.port();
-        let sync = Sync::start(Box::new(backend), plan_of(&world)).unwrap();
+        let sync = Sync::start(Box::new(backend), plan_of(&world), Box::new(())).unwrap();
         let watch = dataplane::nftables::watch(port, sync.updates()).unwrap();
         (sync, watch)
     };

@@ -95,7 +95,9 @@ impl Conversation {
                 let mut buffer = [0; 200];
                 let length = match (socket.recv(&mut buffer), sent) {
                     (Ok(length), _) => length,
-                    (Err(error), Err(not_permitted)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (Err(error), Err(not_permitted))
+                        if error.kind() == io::ErrorKind::WouldBlock =>
+                    {
                         return Err(not_permitted);
                     }
                     (Err(error), _) => return Err(error),

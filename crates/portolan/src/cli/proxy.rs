@@ -11,8 +11,7 @@ use crate::runtime;
 /// Program Services on a node of any Kubernetes cluster, in the place of kube-proxy.
 ///
 /// Flags and configuration file are those of kube-proxy. The data plane is nftables. SIGTERM ends the
-/// process and leaves packets flowing; the next start takes over what is there. Not there yet:
-/// metrics, health checks of single Services, and settings of connection tracking.
+/// process and leaves packets flowing; the next start takes over what is there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
@@ -50,7 +49,10 @@ pub(crate) struct Args {
     /// Where /healthz and /livez are served; "" for nowhere.
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<String>,
-    /// End if the health server can't listen, instead of trying again.
+    /// Where /metrics, /proxyMode and /configz are served; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_bind_address: Option<String>,
+    /// End if these can't listen, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
     /// The data plane: nftables.
@@ -80,6 +82,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
         node: config.node_settings(&node_name),
         healthz: config.healthz_bind_address.parse().ok(),
+        metrics: config.metrics_bind_address.parse().ok(),
+        config: config.to_json(),
         bind_hard_fail: config.bind_address_hard_fail,
     }))
 }
@@ -126,6 +130,7 @@ fn from_flags(args: &Args) -> KubeProxyConfiguration {
     set(&mut config.detect_local.interface_name_prefix, &args.pod_interface_name_prefix);
     set(&mut config.mode, &args.proxy_mode);
     set(&mut config.healthz_bind_address, &args.healthz_bind_address);
+    set(&mut config.metrics_bind_address, &args.metrics_bind_address);
     config.bind_address_hard_fail = args.bind_address_hard_fail;
     config.nftables.masquerade_all = args.masquerade_all;
     config.node_port_addresses.clone_from(&args.nodeport_addresses);

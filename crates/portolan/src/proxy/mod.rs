@@ -4,6 +4,7 @@
 pub(crate) mod config;
 mod describe;
 mod health;
+mod metrics;
 mod planner;
 mod run;
 mod serve;
@@ -14,15 +15,18 @@ use std::time::Instant;
 
 use anyhow::Context;
 use dataplane::nftables::{self, Nftables};
-use dataplane::{Status, Sync};
+use dataplane::{Status, Sync, Update};
 use k8s_openapi::api::core::v1::ObjectReference;
 use model::{Kind, Touched, World};
-use plan::{NodePlan, NodeSettings};
+use plan::{GroupId, NodePlan, NodeSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client::{self, Client, Recorder, Severity};
 pub(crate) use describe::describe;
+use health::Health;
+use health::node_port::HealthCheckPorts;
+use metrics::Metrics;
 use planner::Planner;
 pub(crate) use run::{Settings, run};
 
@@ -35,6 +39,8 @@ pub(crate) struct Proxy {
     settings: NodeSettings,
     /// `None` until enough is known.
     programmed: Option<Programmed>,
+    health: Health,
+    metrics: Metrics,
     tasks: JoinSet<()>,
 }
 
@@ -42,12 +48,30 @@ pub(crate) struct Proxy {
 struct Programmed {
     planner: Planner,
     sync: Sync,
+    health_checks: HealthCheckPorts,
 }
 
 impl Proxy {
     /// A proxy that has programmed nothing yet.
     pub(crate) fn new(client: Client, settings: NodeSettings) -> Self {
-        Self { client, settings, programmed: None, tasks: JoinSet::new() }
+        Self {
+            client,
+            settings,
+            programmed: None,
+            health: Health::default(),
+            metrics: Metrics::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// How well it is, now and later.
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// What is counted and measured of it.
+    fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     /// Plans what was touched and hands it to the data plane; the first time, as soon as everything
@@ -58,39 +82,60 @@ impl Proxy {
         touched: &BTreeSet<Touched>,
     ) -> anyhow::Result<()> {
         let start = Instant::now();
-        if let Some(Programmed { planner, sync }) = &mut self.programmed {
+        self.health.follow(world, &self.settings.node_name);
+        if let Some(Programmed { planner, sync, health_checks }) = &mut self.programmed {
             let updates = planner.updates(world, touched);
             if !updates.is_empty() {
+                self.metrics.queued();
                 tracing::debug!(updates = updates.len(), took = ?start.elapsed(), "planned");
             }
             for update in updates {
+                match &update {
+                    Update::Group(id, group) => {
+                        let wanted = group.as_ref().and_then(|group| group.health_check.as_ref());
+                        health_checks.follow(id, wanted);
+                        self.metrics.planned(id, group.as_ref());
+                    }
+                    Update::Node(node, _) => health_checks.set_node(node.clone()),
+                    Update::Tampered(_) => {}
+                }
                 sync.update(update);
             }
             return Ok(());
         }
-        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
-        if !kinds.into_iter().all(|kind| world.is_listed(kind)) {
+        if !is_complete(world) {
             return Ok(());
         }
         let planner = Planner::new(self.settings.clone(), world);
         let whole = planner.whole(world);
         tracing::info!(services = whole.len(), took = ?start.elapsed(), "planned everything");
-        let backend = Nftables::open().context("open nftables")?;
-        let own_port = backend.port();
-        let sync = Sync::start(Box::new(backend), whole).context("start the data plane")?;
-        let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
-        self.tasks.spawn(watch);
         let node = self.settings.node_name.clone();
         let recorder = Recorder::new(self.client.clone(), "portolan-proxy", Some(node));
+        let mut health_checks =
+            HealthCheckPorts::new(whole.node.clone(), self.health.clone(), Some(recorder.clone()));
+        for group in whole.groups() {
+            health_checks.follow(&group.id, group.health_check.as_ref());
+            self.metrics.planned(&group.id, Some(group));
+        }
+        let backend = Nftables::open().context("open nftables")?;
+        let own_port = backend.port();
+        self.metrics.queued();
+        let observer = Box::new(self.metrics.clone());
+        let sync =
+            Sync::start(Box::new(backend), whole, observer).context("start the data plane")?;
+        let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
+        self.tasks.spawn(watch);
         self.tasks.spawn(report_quarantine(recorder, sync.status()));
-        self.programmed = Some(Programmed { planner, sync });
+        self.health.watch(sync.status());
+        self.programmed = Some(Programmed { planner, sync, health_checks });
         Ok(())
     }
+}
 
-    /// How far the data plane is, once there is one.
-    fn status(&self) -> Option<watch::Receiver<Status>> {
-        self.programmed.as_ref().map(|programmed| programmed.sync.status())
-    }
+/// Whether enough is known to plan: before, a rule that is there could be taken for one too many.
+fn is_complete(world: &World) -> bool {
+    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+    kinds.into_iter().all(|kind| world.is_listed(kind))
 }
 
 /// The plan of a node as of now. It is only computed.
@@ -135,6 +180,18 @@ async fn serves_service_cidrs(client: &Client) -> bool {
     resources.is_ok_and(|list| list.resources.iter().any(|r| r.name == "servicecidrs"))
 }
 
+/// The Service that a group is the plan of.
+fn service_reference(id: &GroupId) -> Option<ObjectReference> {
+    let (namespace, name) = id.split_once('/')?;
+    Some(ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: Some(namespace.into()),
+        name: Some(name.into()),
+        ..ObjectReference::default()
+    })
+}
+
 /// Says on each Service that the kernel refuses why it does.
 async fn report_quarantine(recorder: Recorder, mut status: watch::Receiver<Status>) {
     let mut reported = BTreeSet::new();
@@ -145,15 +202,29 @@ async fn report_quarantine(recorder: Recorder, mut status: watch::Receiver<Statu
             if !reported.insert(id.clone()) {
                 continue;
             }
-            let Some((namespace, name)) = id.split_once('/') else { continue };
-            let about = ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Service".into()),
-                namespace: Some(namespace.into()),
-                name: Some(name.into()),
-                ..ObjectReference::default()
-            };
+            let Some(about) = service_reference(&id) else { continue };
             recorder.record(&about, Severity::Warning, "NotProgrammed", reason).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Event;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_programmed_before_everything_is_listed() {
+        let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+        for missing in kinds {
+            let mut world = World::new();
+            for kind in kinds.into_iter().filter(|kind| *kind != missing) {
+                world.apply(Event::Listed(kind, Vec::new()));
+            }
+            assert!(!is_complete(&world), "without {missing:?}");
+            world.apply(Event::Listed(missing, Vec::new()));
+            assert!(is_complete(&world));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A small HTTP server for probes: plain, one answer a path.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,18 +25,33 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Answer {
     pub(super) code: StatusCode,
     media_type: &'static str,
+    /// One more header.
+    header: Option<(&'static str, String)>,
     pub(super) body: String,
 }
 
 impl Answer {
     pub(super) fn json(code: StatusCode, body: &Value) -> Self {
-        Self { code, media_type: "application/json", body: body.to_string() }
+        Self { code, media_type: "application/json", header: None, body: body.to_string() }
+    }
+
+    pub(super) fn text(body: impl Into<String>) -> Self {
+        let body = body.into();
+        Self { code: StatusCode::OK, media_type: "text/plain; charset=utf-8", header: None, body }
+    }
+
+    pub(super) fn with_media_type(self, media_type: &'static str) -> Self {
+        Self { media_type, ..self }
+    }
+
+    pub(super) fn with_header(self, name: &'static str, value: String) -> Self {
+        Self { header: Some((name, value)), ..self }
     }
 
     /// Nothing is there; `there` is what is.
     pub(super) fn not_found(there: &str) -> Self {
         let body = format!("nothing is here; there are {there}\n");
-        Self { code: StatusCode::NOT_FOUND, media_type: "text/plain", body }
+        Self { code: StatusCode::NOT_FOUND, media_type: "text/plain", header: None, body }
     }
 
     fn response(self) -> Response<Full<Bytes>> {
@@ -45,6 +60,11 @@ impl Answer {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(self.media_type));
         headers.insert(X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
+        if let Some((name, value)) = self.header
+            && let Ok(value) = http::HeaderValue::from_str(&value)
+        {
+            headers.insert(name, value);
+        }
         response
     }
 }
@@ -66,6 +86,15 @@ pub(super) async fn serve(
             }
         }
     };
+    answer_all(listener, |_| true, answer).await
+}
+
+/// Answers every request by its path, on connections to local addresses that `accepts`.
+pub(super) async fn answer_all<T>(
+    listener: TcpListener,
+    accepts: impl Fn(IpAddr) -> bool,
+    answer: impl Fn(&str) -> Answer + Send + std::marker::Sync + 'static,
+) -> T {
     let answer = Arc::new(answer);
     loop {
         let stream = match listener.accept().await {
@@ -76,6 +105,9 @@ pub(super) async fn serve(
                 continue;
             }
         };
+        if !stream.local_addr().is_ok_and(|local| accepts(local.ip().to_canonical())) {
+            continue;
+        }
         let answer = answer.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {

@@ -72,9 +72,9 @@ impl Runner {
             for address in scene.local() {
                 self.hosts.node.remove_address(*address);
             }
-            tally.failures.extend(
-                failed.into_iter().map(|what| format!("{} {variant:?}: {what}", row.id)),
-            );
+            tally
+                .failures
+                .extend(failed.into_iter().map(|what| format!("{} {variant:?}: {what}", row.id)));
         }
     }
 

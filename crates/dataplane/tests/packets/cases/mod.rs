@@ -67,13 +67,15 @@ fn on_the_fake() {
 #[test]
 fn on_the_kernel_with_ipv4() {
     let mut runner = kernel::Runner::new();
-    each(&[Family::V4], |row, variant, tally| runner.run(row, variant, tally)).report("kernel IPv4");
+    each(&[Family::V4], |row, variant, tally| runner.run(row, variant, tally))
+        .report("kernel IPv4");
 }
 
 #[test]
 fn on_the_kernel_with_ipv6() {
     let mut runner = kernel::Runner::new();
-    each(&[Family::V6], |row, variant, tally| runner.run(row, variant, tally)).report("kernel IPv6");
+    each(&[Family::V6], |row, variant, tally| runner.run(row, variant, tally))
+        .report("kernel IPv6");
 }
 
 /// Every row runs somewhere or says why it can't, and no id stands twice.

@@ -273,12 +273,12 @@ impl Scene {
 
         let mut touched: BTreeSet<ObjectName> = BTreeSet::new();
         for event in events {
-            touched.extend(self.world.apply(event).into_iter().filter_map(|touched| {
-                match touched {
+            touched.extend(self.world.apply(event).into_iter().filter_map(
+                |touched| match touched {
                     Touched::Service(name) => Some(name),
                     _ => None,
-                }
-            }));
+                },
+            ));
         }
         let facts = self.variant.facts(&step.node);
         self.local = step.node.local.iter().map(|name| self.variant.address(name)).collect();

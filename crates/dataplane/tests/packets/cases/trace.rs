@@ -25,11 +25,10 @@ pub(super) fn run(row: &Row, variant: Variant, tally: &mut Tally) {
             }
             tally.packets += 1;
             let found = outcome(&scene, variant, packet);
-            if found != without_manner(&packet.outcome) {
-                tally.failures.push(format!(
-                    "{} {variant:?}: {} but it is {found}",
-                    row.id, packet.text
-                ));
+            if without_manner(&found) != without_manner(&packet.outcome) {
+                tally
+                    .failures
+                    .push(format!("{} {variant:?}: {} but it is {found}", row.id, packet.text));
             }
         }
     }
@@ -44,7 +43,13 @@ pub(crate) fn outcome(scene: &Scene, variant: Variant, packet: &PacketRow) -> Ou
         port: ports(packet.protocol.unwrap_or(variant.protocol), packet.port),
         interface: interface(&packet.from).map(str::to_owned),
     };
-    match trace(&scene.plan, &traced, |ip| scene.is_local(ip)).fate {
+    let traced = trace(&scene.plan, &traced, |ip| scene.is_local(ip));
+    let met = traced.frontend.as_ref().and_then(|(key, _)| scene.plan.frontend(key));
+    let manner = match met.and_then(|(_, frontend)| frontend.affinity) {
+        Some(_) => Manner::Sticky,
+        None => Manner::Any,
+    };
+    match traced.fate {
         Fate::Forward { backends, masquerade } => {
             let target = |backend: &std::net::SocketAddr| {
                 let (place, port) = scene.target(*backend);
@@ -54,7 +59,7 @@ pub(crate) fn outcome(scene: &Scene, variant: Variant, packet: &PacketRow) -> Ou
             };
             let mut targets: Vec<_> = backends.iter().map(target).collect();
             targets.sort();
-            Outcome::Reaches(targets, Manner::Any)
+            Outcome::Reaches(targets, manner)
         }
         Fate::Reject(_) => Outcome::Reject,
         Fate::Drop(_) => Outcome::Drop,

@@ -167,6 +167,11 @@ impl KubeProxyConfiguration {
         })
     }
 
+    /// As `/configz` tells it.
+    pub(crate) fn to_json(&self) -> Value {
+        serde_json::json!({ "kubeproxy.config.k8s.io": self })
+    }
+
     /// As the text of a file.
     pub(crate) fn to_yaml(&self) -> String {
         // Texts, numbers, lists and maps of texts are always YAML.

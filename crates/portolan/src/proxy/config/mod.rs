@@ -68,11 +68,6 @@ impl KubeProxyConfiguration {
             "packets are not marked",
         );
         note(self.conntrack != default.conntrack, "conntrack", "it is not there yet");
-        note(
-            self.metrics_bind_address != default.metrics_bind_address,
-            "metricsBindAddress",
-            "metrics are not there yet",
-        );
         note(self.oom_score_adj != default.oom_score_adj, "oomScoreAdj", "it is not there yet");
         note(!self.feature_gates.is_empty(), "featureGates", "there are none");
         note(!self.port_range.is_empty(), "portRange", "kube-proxy ignores it too");

@@ -1,6 +1,8 @@
 //! How well a proxy is, for probes and load balancers: `/healthz` and `/livez` of kube-proxy's health
 //! server (KEP-3836).
 
+pub(super) mod node_port;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,13 @@ impl Health {
             "/livez" => report.answer(None),
             _ => Answer::not_found("/healthz, /livez"),
         }
+    }
+
+    /// Whether what is to be programmed is, or has not waited long.
+    pub(super) fn is_healthy(&self) -> bool {
+        let known = self.known();
+        let status = known.status.as_ref().map(|status| status.borrow().clone());
+        Report::of(status.as_ref(), Instant::now()).healthy
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
