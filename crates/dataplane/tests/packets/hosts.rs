@@ -150,7 +150,33 @@ impl Hosts {
                 }
             }
         }
-        Self { node, outside, pod_a, pod_b, pod_c, pod_d, servers, directory }
+        let hosts = Self { node, outside, pod_a, pod_b, pod_c, pod_d, servers, directory };
+        hosts.meet();
+        hosts
+    }
+
+    /// Waits until everybody and the node know each other: what is sent in the first moment of a
+    /// link may be lost, neighbour solicitations too, which are repeated only after a second.
+    fn meet(&self) {
+        let patience = Duration::from_millis(100);
+        for (node, address) in [(V4.node, &V4), (V6.node, &V6)] {
+            for (host, own) in [
+                (&self.outside, address.outside),
+                (&self.pod_a, address.pod_a),
+                (&self.pod_b, address.pod_b),
+                (&self.pod_c, address.pod_c),
+                (&self.pod_d, address.pod_d),
+            ] {
+                let ask = |from: &Host, to: &str| {
+                    let to = SocketAddr::new(to.parse().unwrap(), SERVED[0]);
+                    from.open(Protocol::Udp, to, None, patience)?.ask(patience)
+                };
+                let start = Instant::now();
+                while ask(host, node).is_err() || ask(&self.node, own).is_err() {
+                    assert!(start.elapsed() < Duration::from_secs(10), "{own} does not answer");
+                }
+            }
+        }
     }
 
     /// What the kernel counted on the way of packets, for the message of a test that lost some.

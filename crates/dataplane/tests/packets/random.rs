@@ -1,15 +1,16 @@
 //! Clusters and packets at random: the kernel does what `plan::trace` says.
 
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use serde_json::{Value, json};
 
-use crate::cases::kernel_run;
 use crate::cases::row::{NodeRow, PacketRow, Row, ServiceRow};
 use crate::cases::scene::{Scene, Variant};
 use crate::cases::trace_outcome;
+use crate::cases::{Runner, kernel_run};
 use model::{Family, Protocol};
 
 /// How many clusters, unless `PORTOLAN_RANDOM_CASES` says another number.
@@ -132,7 +133,7 @@ fn the_kernel_does_what_trace_says() {
     let number = std::env::var("PORTOLAN_RANDOM_CASES").ok().and_then(|text| text.parse().ok());
     let config = Config {
         cases: number.unwrap_or(CLUSTERS),
-        // A cluster takes a second: a failing one is made smaller only so far.
+        // Packets take their time: a failing cluster is made smaller only so far.
         max_shrink_iters: 40,
         failure_persistence: None,
         ..Config::default()
@@ -150,9 +151,10 @@ fn the_kernel_does_what_trace_says() {
         prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
     )
         .prop_map(|(family, protocol)| Variant { family, protocol });
+    let hosts = RefCell::new(Runner::new());
     let result = runner.run(&(variant, cluster()), |(variant, (node, services, ways))| {
         let row = row(variant, node, services, &ways);
-        let failures = kernel_run(&row, variant);
+        let failures = kernel_run(&mut hosts.borrow_mut(), &row, variant);
         if failures.is_empty() {
             return Ok(());
         }

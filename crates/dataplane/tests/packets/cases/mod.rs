@@ -108,13 +108,14 @@ fn every_row_is_run_or_accounted_for() {
     println!("{} rows: {elsewhere} with tests of their own, {cannot} can't be run", ids.len());
 }
 
-/// Runs a row in one variant with real packets, in namespaces of its own. Answers what went wrong.
-pub(crate) fn kernel_run(row: &Row, variant: Variant) -> Vec<String> {
+/// Runs a row in one variant with real packets. Answers what went wrong.
+pub(crate) fn kernel_run(runner: &mut Runner, row: &Row, variant: Variant) -> Vec<String> {
     let mut tally = Tally::default();
-    kernel::Runner::new().run(row, variant, &mut tally);
+    runner.run(row, variant, &mut tally);
     tally.failures
 }
 
+pub(crate) use kernel::Runner;
 pub(crate) use trace::outcome as trace_outcome;
 
 /// Protocols that these tests have sockets for.
