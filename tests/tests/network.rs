@@ -260,3 +260,21 @@ fn traffic_follows_a_deployment_within_a_second() {
     });
     assert_eq!(served_by(), gone, "the pod that is left serves alone");
 }
+
+#[test]
+fn a_connection_is_explained_from_the_cluster_and_from_a_file() {
+    let lab = Lab::up_with_examples();
+    lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
+    let text = lab.portolan(&["explain", "outside", "node/node-1:30001"]).expect_success();
+    for part in ["reaches an endpoint", "Service default/nginx-service", "pod default/nginx-"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("cluster.json");
+    let file = file.to_str().expect("the path is UTF-8");
+    lab.portolan(&["dump", file]).expect_success();
+    let json = lab
+        .portolan(&["explain", "--dump", file, "outside", "node/node-1:30002", "-o", "json"])
+        .expect_failure();
+    assert!(json.contains("\"code\": \"NoSuchNodePort\""), "{json}");
+}

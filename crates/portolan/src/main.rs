@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod controllers;
 mod errors;
+mod explain;
 mod kubeconfig;
 mod logging;
 mod manifest;

@@ -23,6 +23,8 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     /// Conditions.
     pub conditions: Vec<PodCondition>,
+    /// The names of its containers' ports, those of init containers that stay among them.
+    pub port_names: Vec<Arc<str>>,
 }
 
 /// `status.phase`.
@@ -86,6 +88,21 @@ mod wire {
     pub(super) struct Spec {
         pub node_name: Option<Arc<str>>,
         pub host_network: bool,
+        pub containers: Vec<Container>,
+        pub init_containers: Vec<Container>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    pub(super) struct Container {
+        pub ports: Vec<ContainerPort>,
+        pub restart_policy: Option<String>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    pub(super) struct ContainerPort {
+        pub name: Option<Arc<str>>,
     }
 
     #[derive(Default, Deserialize)]
@@ -114,7 +131,19 @@ impl From<wire::Pod> for Pod {
         if ips.is_empty() {
             ips.extend(status.pod_ip.as_deref().and_then(parse_ip));
         }
+        let sidecars = spec
+            .init_containers
+            .into_iter()
+            .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let port_names = spec
+            .containers
+            .into_iter()
+            .chain(sidecars)
+            .flat_map(|container| container.ports)
+            .filter_map(|port| port.name)
+            .collect();
         Pod {
+            port_names,
             meta,
             node_name: spec.node_name.filter(|name| !name.is_empty()),
             host_network: spec.host_network,

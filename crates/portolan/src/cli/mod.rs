@@ -2,6 +2,7 @@
 
 mod apply;
 mod cleanup;
+mod explain;
 mod lab;
 mod node;
 mod plan;
@@ -26,7 +27,9 @@ use crate::logging;
         portolan lab exec outside -- curl http://172.31.0.11:30001/\n  \
         portolan node --kubeconfig FILE       the agent of a node of a real cluster\n  \
         portolan proxy --config FILE          in the place of kube-proxy\n  \
-        portolan plan --node-name node-1      what a node is to do with packets, and why"
+        portolan plan --node-name node-1      what a node is to do with packets\n  \
+        portolan explain outside node/node-1:30001\n  \
+        \x20                                     why a connection gets through, or not"
 )]
 pub(crate) struct Cli {
     /// Least severe log messages to print, or directives as RUST_LOG takes them.
@@ -49,6 +52,8 @@ pub(crate) enum Command {
     Lab(lab::Command),
     Apply(apply::Args),
     Plan(plan::Args),
+    Explain(explain::Args),
+    Dump(explain::DumpArgs),
     Cleanup(cleanup::Args),
     /// Print the version.
     Version,
@@ -63,6 +68,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Lab(command) => return lab::run(command),
         Command::Apply(args) => apply::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
+        Command::Explain(args) => return explain::run(args),
+        Command::Dump(args) => explain::run_dump(args)?,
         Command::Cleanup(args) => cleanup::run(&args)?,
         Command::Version => println!("portolan {}", env!("CARGO_PKG_VERSION")),
     }

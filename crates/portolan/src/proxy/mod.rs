@@ -162,7 +162,12 @@ pub(crate) async fn plan_once(
         settings.node_name,
         world.nodes().map(|node| &*node.meta.name).collect::<Vec<_>>().join(", ")
     );
-    Ok(Planner::new(settings, &world).whole(&world))
+    Ok(plan_for(&world, settings))
+}
+
+/// The plan of a node in a World that is complete.
+pub(crate) fn plan_for(world: &World, settings: NodeSettings) -> NodePlan {
+    Planner::new(settings, world).whole(world)
 }
 
 /// The kinds that a proxy watches, as far as this API server has them.
@@ -192,18 +197,31 @@ fn service_reference(id: &GroupId) -> Option<ObjectReference> {
     })
 }
 
-/// Says on each Service that the kernel refuses why it does.
+/// Reason of the Event on a Service that is not programmed.
+pub(crate) const NOT_PROGRAMMED: &str = "NotProgrammed";
+/// Reason of the Event on a Service that was not programmed and is now.
+pub(crate) const PROGRAMMED: &str = "Programmed";
+
+/// Says on each Service that the kernel refuses why it does, and when it does no more.
 async fn report_quarantine(recorder: Recorder, mut status: watch::Receiver<Status>) {
     let mut reported = BTreeSet::new();
     while status.changed().await.is_ok() {
         let refused = status.borrow_and_update().quarantined.clone();
-        reported.retain(|id| refused.contains_key(id));
+        let gone: Vec<GroupId> =
+            reported.iter().filter(|id| !refused.contains_key(*id)).cloned().collect();
+        for id in gone {
+            reported.remove(&id);
+            if let Some(about) = service_reference(&id) {
+                let message = "programmed, as it or what stood in its way has changed";
+                recorder.record(&about, Severity::Normal, PROGRAMMED, message).await;
+            }
+        }
         for (id, reason) in refused {
             if !reported.insert(id.clone()) {
                 continue;
             }
             let Some(about) = service_reference(&id) else { continue };
-            recorder.record(&about, Severity::Warning, "NotProgrammed", reason).await;
+            recorder.record(&about, Severity::Warning, NOT_PROGRAMMED, reason).await;
         }
     }
 }
