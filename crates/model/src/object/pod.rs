@@ -88,14 +88,14 @@ mod wire {
     pub(super) struct Spec {
         pub node_name: Option<Arc<str>>,
         pub host_network: bool,
-        pub containers: Vec<Container>,
-        pub init_containers: Vec<Container>,
+        pub containers: Option<Vec<Container>>,
+        pub init_containers: Option<Vec<Container>>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     pub(super) struct Container {
-        pub ports: Vec<ContainerPort>,
+        pub ports: Option<Vec<ContainerPort>>,
         pub restart_policy: Option<String>,
     }
 
@@ -134,12 +134,14 @@ impl From<wire::Pod> for Pod {
         let sidecars = spec
             .init_containers
             .into_iter()
+            .flatten()
             .filter(|container| container.restart_policy.as_deref() == Some("Always"));
         let port_names = spec
             .containers
             .into_iter()
+            .flatten()
             .chain(sidecars)
-            .flat_map(|container| container.ports)
+            .flat_map(|container| container.ports.unwrap_or_default())
             .filter_map(|port| port.name)
             .collect();
         Pod {

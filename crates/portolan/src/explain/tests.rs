@@ -106,6 +106,17 @@ fn what_works_is_explained_step_by_step() {
     }
 }
 
+/// What is wrong, by which changes of the cluster; from, to; verdict, code, part of the text.
+type Fault = (
+    &'static str,
+    Vec<(String, Value)>,
+    &'static str,
+    &'static str,
+    Verdict,
+    &'static str,
+    &'static str,
+);
+
 #[test]
 fn the_true_cause_of_every_fault_is_named_first() {
     let spec = |field: &str| format!("/services/0/spec/{field}");
@@ -118,7 +129,7 @@ fn the_true_cause_of_every_fault_is_named_first() {
         "spec": {"clusterIP": "10.96.0.8", "selector": {"app": "api"},
                  "ports": [{"name": "http", "port": 80, "nodePort": 30080}]},
     }]);
-    let faults: Vec<(&str, Vec<(String, Value)>, &str, &str, Verdict, &str, &str)> = vec![
+    let faults: Vec<Fault> = vec![
         ("a wrong name", vec![], client, "shop/wbe:80", NoSuchName, "NoSuchService", "shop/wbe"),
         (
             "an alias",
