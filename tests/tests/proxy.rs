@@ -110,6 +110,63 @@ fn services_work_where_only_the_proxy_runs_and_outlive_it() {
 }
 
 #[test]
+fn a_node_of_kube_proxy_is_taken_over_and_others_rules_stay() {
+    let lab = Lab::up_with_examples();
+    let on_host = |command: &str| {
+        let words: Vec<&str> = command.split(' ').collect();
+        lab.exec(HOST, &words)
+    };
+    for command in [
+        "iptables-legacy -t nat -N KUBE-SERVICES",
+        "iptables-legacy -t nat -N KUBE-SVC-ABC",
+        "iptables-legacy -t nat -N OTHERS",
+        "iptables-legacy -t nat -A PREROUTING -j OTHERS",
+        "iptables-legacy -t nat -A PREROUTING -j KUBE-SERVICES",
+        "iptables-legacy -t nat -A KUBE-SERVICES -d 10.96.0.1/32 -j KUBE-SVC-ABC",
+        "iptables-nft -t mangle -N KUBE-IPTABLES-HINT",
+        "iptables-nft -t filter -N KUBE-FORWARD",
+        "iptables-nft -t filter -A FORWARD -j KUBE-FORWARD",
+        "ip6tables-nft -t nat -N KUBE-POSTROUTING",
+        "nft add table ip kube-proxy",
+        "nft add table ip6 kube-proxy",
+        "nft add table inet firewall",
+    ] {
+        on_host(command).expect_success();
+    }
+    let close_wait = "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+    let before = on_host(close_wait).expect_success();
+    let proxy = Proxy::start(&lab);
+    let rules = || {
+        ["nft list tables", "iptables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"]
+            .map(|command| on_host(command).expect_success())
+            .join("\n")
+    };
+    let gone = ["kube-proxy", "KUBE-SERVICES", "KUBE-SVC", "KUBE-FORWARD", "KUBE-POSTROUTING"];
+    eventually("kube-proxy's rules are gone", LIMIT, || {
+        let rules = rules();
+        match gone.iter().find(|name| rules.contains(*name)) {
+            Some(name) => Err(format!("{name} in {rules}")),
+            None => Ok(()),
+        }
+    });
+    let rules = rules();
+    for kept in ["table ip portolan", "OTHERS", "KUBE-IPTABLES-HINT", "table inet firewall"] {
+        assert!(rules.contains(kept), "{kept} in {rules}");
+    }
+    assert_eq!(
+        on_host(close_wait).expect_success(),
+        "3600",
+        "as conntrack.tcpCloseWaitTimeout says"
+    );
+    let portolan = portolan_path();
+    let portolan = portolan.to_str().expect("UTF-8");
+    drop(proxy);
+    lab.exec(HOST, &[portolan, "proxy", "--cleanup"]).expect_success();
+    assert!(!on_host("nft list tables").expect_success().contains("portolan"));
+    assert_eq!(on_host(close_wait).expect_success(), before);
+}
+
+#[test]
 fn packets_do_not_need_the_api_server() {
     let lab = Lab::up_with_examples();
     lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();

@@ -9,6 +9,7 @@ use pod::runner;
 use pod::wiring::NodeRoutes;
 
 use crate::errors::sentence;
+use crate::proxy;
 
 /// Removes pods, packet filter and routes; goes on after a failure and reports all of them. The
 /// agent must not run.
@@ -19,6 +20,7 @@ pub(crate) fn clean_up(name: &str, data_dir: &Path, pod_cgroup: &Path) -> anyhow
     };
     let mut failures: Vec<anyhow::Error> =
         runner::cleanup(&config).into_iter().map(Into::into).collect();
+    failures.extend(proxy::host::restore().err());
     failures.extend(clean_packet_filter().err().map(Into::into));
     match clean_routes() {
         Ok(refused) => failures.extend(refused.into_iter().map(Into::into)),

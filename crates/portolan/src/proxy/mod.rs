@@ -4,10 +4,12 @@
 pub(crate) mod config;
 mod describe;
 mod health;
+pub(crate) mod host;
 mod metrics;
 mod planner;
 mod run;
 mod serve;
+pub(crate) mod takeover;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,9 +18,10 @@ use std::time::Instant;
 use anyhow::Context;
 use dataplane::nftables::{self, Nftables};
 use dataplane::{Status, Sync, Update};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use model::{Kind, Touched, World};
-use plan::{GroupId, NodePlan, NodeSettings};
+use plan::{GroupId, LocalDetector, NodePlan, NodeSettings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -41,6 +44,7 @@ pub(crate) struct Proxy {
     programmed: Option<Programmed>,
     health: Health,
     metrics: Metrics,
+    takes_over: bool,
     tasks: JoinSet<()>,
 }
 
@@ -60,8 +64,19 @@ impl Proxy {
             programmed: None,
             health: Health::default(),
             metrics: Metrics::new(),
+            takes_over: false,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Removes what a kube-proxy has left on this node, as soon as its Services are programmed here.
+    fn taking_over(self) -> Self {
+        Self { takes_over: true, ..self }
+    }
+
+    /// Tells pods by these ranges, from the first plan on.
+    fn detect_by(&mut self, ranges: Vec<IpNet>) {
+        self.settings.local_detector = LocalDetector::Sources(ranges);
     }
 
     /// How well it is, now and later.
@@ -127,6 +142,15 @@ impl Proxy {
         self.tasks.spawn(watch);
         self.tasks.spawn(report_quarantine(recorder, sync.status()));
         self.health.watch(sync.status());
+        if self.takes_over {
+            let mut status = sync.status();
+            self.tasks.spawn(async move {
+                if status.wait_for(|status| status.generation > 0).await.is_ok() {
+                    // It runs programs and waits for them. A panic of it has been printed.
+                    let _ = tokio::task::spawn_blocking(takeover::take_over).await;
+                }
+            });
+        }
         self.programmed = Some(Programmed { planner, sync, health_checks });
         Ok(())
     }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use http::StatusCode;
+use ipnet::IpNet;
 use model::{Event, Touched, World};
 use plan::NodeSettings;
 use serde_json::Value;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -30,6 +34,10 @@ pub(crate) struct Settings {
     pub(crate) metrics: Option<SocketAddr>,
     /// The configuration in force, for those who ask.
     pub(crate) config: Value,
+    /// Tell pods by the ranges of this Node (`detectLocalMode: NodeCIDR`).
+    pub(crate) detect_by_node: bool,
+    /// The configuration file, whose change ends the process.
+    pub(crate) file: Option<PathBuf>,
     /// End if these can't be bound, instead of trying again.
     pub(crate) bind_hard_fail: bool,
 }
@@ -37,7 +45,7 @@ pub(crate) struct Settings {
 /// Runs until the process is asked to end, which changes nothing in the kernel.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
-    let proxy = Proxy::new(client.clone(), settings.node.clone());
+    let proxy = Proxy::new(client.clone(), settings.node.clone()).taking_over();
     let (health, metrics) = (proxy.health(), proxy.metrics());
     let (counted, config) = (metrics.clone(), settings.config);
     let answer_probe = move |path: &str| {
@@ -63,13 +71,54 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             feeds.spawn(client::feed(client.clone(), kind, None, events.clone()));
         }
         drop(events);
-        follow(proxy, incoming).await
+        let node = settings.detect_by_node.then_some(&*settings.node.node_name);
+        follow(proxy, incoming, node).await
     };
     tokio::select! {
         result = follow => result,
         result = serve_health => result,
         result = serve_metrics => result,
+        result = changed(settings.file) => result,
         result = runtime::asked_to_end() => result,
+    }
+}
+
+/// How long a Node may be without ranges, as kube-proxy has it.
+const RANGES_LIMIT: Duration = Duration::from_secs(300);
+
+/// Ends with an error when the file has other content: a process with the new one is to follow.
+async fn changed(file: Option<PathBuf>) -> anyhow::Result<()> {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+    let Some(file) = file else { return std::future::pending().await };
+    let read = || std::fs::read(&file).ok();
+    let before = read();
+    // The directory: files are replaced by renaming, and ConfigMaps by a link beside them.
+    let directory = match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    let watching = || format!("watch {}", directory.display());
+    let inotify =
+        Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).with_context(watching)?;
+    let changes = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE;
+    inotify.add_watch(directory, changes).with_context(watching)?;
+    #[expect(deprecated, reason = "its successor is unsafe; a watch keeps its descriptor for life")]
+    let inotify = AsyncFd::new(OwnedFd::from(inotify)).with_context(watching)?;
+    loop {
+        let mut ready = inotify.readable().await.with_context(watching)?;
+        let mut buffer = [0; 4096];
+        // What has happened is seen in the file; here it is only taken out of the queue.
+        while nix::unistd::read(inotify.get_ref(), &mut buffer).is_ok_and(|length| length > 0) {}
+        ready.clear_ready();
+        let now = read();
+        anyhow::ensure!(
+            now.is_none() || now == before,
+            "{} has changed, start again with the new configuration",
+            file.display()
+        );
     }
 }
 
@@ -87,16 +136,45 @@ async fn serve_if(
     }
 }
 
-async fn follow(mut proxy: Proxy, mut events: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+/// Follows the watches. `by_node` is the name of this Node if its ranges tell pods.
+async fn follow(
+    mut proxy: Proxy,
+    mut events: mpsc::Receiver<Event>,
+    by_node: Option<&str>,
+) -> anyhow::Result<()> {
     let mut world = World::new();
+    let mut ranges: Vec<IpNet> = Vec::new();
+    let given_up = tokio::time::Instant::now() + RANGES_LIMIT;
     loop {
-        let event = events.recv().await.context("the watches ended")?;
+        let event = match by_node {
+            Some(node) if ranges.is_empty() => {
+                tokio::time::timeout_at(given_up, events.recv()).await.with_context(|| {
+                    format!("detectLocalMode: NodeCIDR: Node {node} has no podCIDRs")
+                })?
+            }
+            _ => events.recv().await,
+        };
+        let event = event.context("the watches ended")?;
         proxy.metrics.note(&event);
         let mut touched: BTreeSet<Touched> = world.apply(event);
         while let Ok(event) = events.try_recv() {
             proxy.metrics.note(&event);
             touched.extend(world.apply(event));
         }
-        proxy.follow(&world, &touched)?;
+        if let Some(node) = by_node.and_then(|name| world.node(name)) {
+            if ranges.is_empty() {
+                ranges.clone_from(&node.pod_cidrs);
+                proxy.detect_by(ranges.clone());
+            }
+            // Everything depends on them; a new process begins with the new ones.
+            anyhow::ensure!(
+                ranges == node.pod_cidrs,
+                "the podCIDRs of Node {} have changed, start again",
+                node.meta.name
+            );
+        }
+        if by_node.is_none() || !ranges.is_empty() {
+            proxy.follow(&world, &touched)?;
+        }
     }
 }

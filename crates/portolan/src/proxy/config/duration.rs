@@ -20,6 +20,12 @@ impl GoDuration {
         self.value
     }
 
+    /// Reads the text of a flag.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Self::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text))
+            .map_err(|error| error.to_string())
+    }
+
     pub(super) fn seconds(seconds: u64) -> Self {
         let text = match seconds {
             0 => "0s".to_owned(),

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use plan::{LocalDetector, NodePortAddresses, NodeSettings};
 
-pub(crate) use file::KubeProxyConfiguration;
+pub(crate) use duration::GoDuration;
+pub(crate) use file::{Conntrack, KubeProxyConfiguration};
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +68,6 @@ impl KubeProxyConfiguration {
             "nftables.masqueradeBit",
             "packets are not marked",
         );
-        note(self.conntrack != default.conntrack, "conntrack", "it is not there yet");
-        note(self.oom_score_adj != default.oom_score_adj, "oomScoreAdj", "it is not there yet");
         note(!self.feature_gates.is_empty(), "featureGates", "there are none");
         note(!self.port_range.is_empty(), "portRange", "kube-proxy ignores it too");
         note(self.enable_profiling, "enableProfiling", "there is no profiler to serve");

@@ -1,0 +1,140 @@
+//! What kube-proxy sets on the host besides rules: limits and timeouts of connection tracking, and
+//! the process's own chance to survive when memory runs out.
+//!
+//! What was there before is remembered until the machine restarts, so that `portolan cleanup` can put
+//! it back.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use kernel::sysctl;
+
+use super::config::{Conntrack, GoDuration};
+use crate::errors::sentence;
+
+/// Where values from before are remembered; `/run` forgets them when the kernel does.
+const BEFORE: &str = "/run/portolan/sysctls.json";
+const MAX: &str = "net/netfilter/nf_conntrack_max";
+const HASH_SIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+/// More than this kube-proxy never asks for.
+const MOST: i64 = 1 << 20;
+
+/// Sets what `config` asks for. What can't be set is said and left.
+pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()) {
+        tracing::warn!(oom_score_adj, %error, "oomScoreAdj is not set");
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    for (name, value) in wanted(config, cores) {
+        if let Err(error) = set(name, &value) {
+            tracing::warn!("{}", sentence(&error));
+        }
+    }
+    if let Some(max) = max(config, cores) {
+        grow_hash_table(max / 4);
+    }
+}
+
+/// Puts back what was there before the first start. Succeeds if nothing was ever set.
+pub(crate) fn restore() -> anyhow::Result<()> {
+    let Ok(text) = fs::read(BEFORE) else { return Ok(()) };
+    let before: BTreeMap<String, String> = serde_json::from_slice(&text)?;
+    for (name, value) in before {
+        sysctl::write(&name, &value)?;
+    }
+    fs::remove_file(BEFORE)?;
+    Ok(())
+}
+
+/// Parameters with their values; what is zero is left as it is.
+fn wanted(config: &Conntrack, cores: usize) -> Vec<(&'static str, String)> {
+    let mut wanted = Vec::new();
+    if let Some(max) = max(config, cores) {
+        wanted.push((MAX, max.to_string()));
+    }
+    let mut timeout = |name, duration: Option<&GoDuration>| {
+        let seconds = duration.and_then(GoDuration::get).map_or(0, |duration| duration.as_secs());
+        if seconds > 0 {
+            wanted.push((name, seconds.to_string()));
+        }
+    };
+    timeout(
+        "net/netfilter/nf_conntrack_tcp_timeout_established",
+        config.tcp_established_timeout.as_ref(),
+    );
+    timeout(
+        "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+        config.tcp_close_wait_timeout.as_ref(),
+    );
+    timeout("net/netfilter/nf_conntrack_udp_timeout", Some(&config.udp_timeout));
+    timeout("net/netfilter/nf_conntrack_udp_timeout_stream", Some(&config.udp_stream_timeout));
+    if config.tcp_be_liberal {
+        wanted.push(("net/netfilter/nf_conntrack_tcp_be_liberal", "1".to_owned()));
+    }
+    wanted
+}
+
+/// Connections that may be tracked: `maxPerCore` for each core, `min` at least; `None` to leave it.
+fn max(config: &Conntrack, cores: usize) -> Option<i64> {
+    let per_core = config.max_per_core.filter(|per_core| *per_core > 0)?;
+    let cores = i64::try_from(cores).unwrap_or(i64::MAX);
+    Some(per_core.saturating_mul(cores).max(config.min.unwrap_or(0)).min(MOST))
+}
+
+fn set(name: &str, value: &str) -> anyhow::Result<()> {
+    let before = sysctl::read(name)?;
+    if before == value {
+        return Ok(());
+    }
+    sysctl::write(name, value)?;
+    remember(name, before)
+}
+
+/// Remembers the value of the first time only: later ones are ours.
+fn remember(name: &str, before: String) -> anyhow::Result<()> {
+    let mut all: BTreeMap<String, String> = match fs::read(BEFORE) {
+        Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+        Err(_) => BTreeMap::new(),
+    };
+    if all.contains_key(name) {
+        return Ok(());
+    }
+    all.insert(name.to_owned(), before);
+    let path = Path::new(BEFORE);
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let unfinished = path.with_extension("new");
+    fs::write(&unfinished, serde_json::to_vec(&all)?)?;
+    Ok(fs::rename(unfinished, path)?)
+}
+
+/// Only the first network namespace may, and only growing makes sense.
+fn grow_hash_table(buckets: i64) {
+    let held = fs::read_to_string(HASH_SIZE).ok().and_then(|text| text.trim().parse::<i64>().ok());
+    if held.is_some_and(|held| held < buckets)
+        && let Err(error) = fs::write(HASH_SIZE, buckets.to_string())
+    {
+        tracing::info!(buckets, %error, "the table of connections keeps its size");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_follow_the_cores_within_bounds() {
+        let mut config = Conntrack::default();
+        assert_eq!(max(&config, 2), Some(131_072), "min");
+        assert_eq!(max(&config, 8), Some(262_144));
+        assert_eq!(max(&config, 1000), Some(MOST));
+        let names: Vec<&str> = wanted(&config, 8).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), 3, "UDP timeouts of zero are left: {names:?}");
+        config.max_per_core = Some(0);
+        config.tcp_be_liberal = true;
+        assert_eq!(max(&config, 8), None);
+        assert!(wanted(&config, 8).iter().any(|(name, _)| name.ends_with("be_liberal")));
+    }
+}
