@@ -5,7 +5,7 @@
 //! set when every ready endpoint carries them (KEP-2433, KEP-4444), and never to the local set.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use model::object::{Endpoint, ServicePort};
@@ -26,16 +26,34 @@ pub struct Candidate<'w> {
 
 impl Candidate<'_> {
     fn is_ready(&self) -> bool {
-        self.endpoint.conditions.ready
+        self.endpoint.conditions.ready && !self.is_forbidden()
     }
 
     fn is_serving_terminating(&self) -> bool {
-        self.endpoint.conditions.serving && self.endpoint.conditions.terminating
+        self.is_serving() && self.endpoint.conditions.terminating
     }
 
     /// It answers, whether or not it takes new connections.
     pub fn is_serving(&self) -> bool {
-        self.endpoint.conditions.serving
+        self.endpoint.conditions.serving && !self.is_forbidden()
+    }
+
+    /// Addresses that no pod has and that would lead a Service to the node itself, to its neighbours
+    /// or to its cloud's metadata (CVE-2021-25737). The API refuses them; slices written around its
+    /// check get no traffic.
+    fn is_forbidden(&self) -> bool {
+        match self.address.ip() {
+            IpAddr::V4(ip) => {
+                ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified()
+            }
+            IpAddr::V6(ip) => {
+                ip.is_loopback()
+                    || ip.is_unicast_link_local()
+                    || ip.is_multicast()
+                    || ip.is_unspecified()
+                    || ip.to_ipv4_mapped().is_some()
+            }
+        }
     }
 
     /// It is ready for new connections and on this node.
@@ -127,7 +145,9 @@ pub fn eligible(candidates: &[Candidate<'_>], node: &NodeFacts, wanted: Wanted) 
         if result.cluster.contains(&backend) || result.local.contains(&backend) {
             continue;
         }
-        let reason = if candidate.is_ready() {
+        let reason = if candidate.is_forbidden() {
+            LeftOutReason::Forbidden
+        } else if candidate.is_ready() {
             match topology {
                 _ if !wanted.cluster => LeftOutReason::NotLocal,
                 Topology::SameNode => LeftOutReason::OtherNode,

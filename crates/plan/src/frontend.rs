@@ -217,6 +217,8 @@ pub struct LeftOut {
 /// Why an endpoint takes no traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
+    /// Its address is loopback, link-local or multicast, which no endpoint may have.
+    Forbidden,
     /// It is not ready.
     NotReady,
     /// It is terminating and others are ready.
@@ -320,6 +322,9 @@ impl fmt::Display for Refusal {
 impl fmt::Display for LeftOutReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            LeftOutReason::Forbidden => {
+                "its address is loopback, link-local or multicast, which no endpoint may have"
+            }
             LeftOutReason::NotReady => "not ready",
             LeftOutReason::Terminating => "terminating, and others are ready",
             LeftOutReason::OtherNode => "hinted for other nodes",

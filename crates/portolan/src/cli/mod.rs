@@ -46,7 +46,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Server(server::Args),
     Node(node::Args),
-    Proxy(proxy::Args),
+    // Its flags are many.
+    Proxy(Box<proxy::Args>),
     /// Run a whole cluster on this machine, made of network namespaces.
     #[command(subcommand)]
     Lab(lab::Command),

@@ -290,7 +290,21 @@ pub(super) fn without_endpoints(
             advice: "ports of slices are found by name and protocol, never by number".into(),
         };
     }
+    let is_ready = |endpoint: &&model::object::Endpoint| endpoint.conditions.ready;
     let all = slices.iter().filter(of_family).flat_map(|slice| &slice.endpoints);
+    let forbidden: Vec<String> =
+        all.clone().filter(is_ready).map(|endpoint| endpoint.address.to_string()).collect();
+    if !forbidden.is_empty() {
+        // What is ready and yet in no set has an address that no endpoint may have.
+        return Reason {
+            code: "ForbiddenEndpoints",
+            text: format!(
+                "the endpoints of Service {name} have addresses that no endpoint may have: {}",
+                forbidden.join(", ")
+            ),
+            advice: "loopback, link-local and multicast addresses are refused (CVE-2021-25737); use the address of a pod or host".into(),
+        };
+    }
     let states: Vec<String> = all
         .map(|endpoint| {
             let who = endpoint.target_ref.as_ref().map_or_else(

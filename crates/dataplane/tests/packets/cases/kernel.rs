@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use ::kernel::conntrack::{self, Transport};
+use ::kernel::netlink::{self, Socket};
+use ::kernel::nftables::Family;
 use dataplane::nftables::Nftables;
 use dataplane::{Backend, Delta};
 use model::Protocol;
@@ -45,6 +48,7 @@ impl Runner {
         let mut scene = Scene::new(variant);
         let mut clients = Clients::new();
         let mut backend = self.hosts.node.run(|| Nftables::open().unwrap());
+        self.hosts.node.run(forget_datagrams);
         for (i, step) in row.steps().iter().enumerate() {
             let (changed, node_changed) = scene.follow(step);
             // The first step starts from what the row before has left, as a restarted proxy does.
@@ -132,6 +136,15 @@ impl Runner {
             "S" => &self.hosts.pod_d,
             other => panic!("there is no host {other}"),
         }
+    }
+}
+
+/// Forgets all UDP connections of the calling thread's network namespace: a client's port may be one
+/// that a client of the row before had, whose endpoint still serves.
+fn forget_datagrams() {
+    let mut socket = Socket::open(netlink::Protocol::Netfilter).unwrap();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        conntrack::delete_stale(&mut socket, family, Transport::Udp, |_| true).unwrap();
     }
 }
 
