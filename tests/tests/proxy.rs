@@ -18,6 +18,10 @@ struct Proxy {
 
 impl Proxy {
     fn start(lab: &Lab) -> Self {
+        Self::start_with(lab, &[])
+    }
+
+    fn start_with(lab: &Lab, arguments: &[&str]) -> Self {
         // How the nodes reach the API server: the administrator's is on the machine's loopback.
         let kubeconfig = format!("/run/portolan/lab/{}/node-1/kubeconfig", lab.name());
         let portolan = portolan_path();
@@ -26,6 +30,7 @@ impl Proxy {
             .arg(&portolan)
             .args(["--log-level", "warn", "proxy", "--kubeconfig", &kubeconfig])
             .args(["--hostname-override", HOST, "--cluster-cidr", "10.244.0.0/16"])
+            .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary under test starts");
@@ -135,6 +140,10 @@ fn a_node_of_kube_proxy_is_taken_over_and_others_rules_stay() {
     }
     let close_wait = "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
     let before = on_host(close_wait).expect_success();
+    let reserved = "cat /proc/sys/net/ipv4/ip_local_reserved_ports";
+    // The lab has set that already.
+    lab.exec(HOST, &["sh", "-c", "echo 8000 > /proc/sys/net/ipv4/ip_local_reserved_ports"])
+        .expect_success();
     let proxy = Proxy::start(&lab);
     let rules = || {
         ["nft list tables", "iptables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"]
@@ -158,12 +167,68 @@ fn a_node_of_kube_proxy_is_taken_over_and_others_rules_stay() {
         "3600",
         "as conntrack.tcpCloseWaitTimeout says"
     );
+    assert_eq!(on_host(reserved).expect_success(), "8000,30000-32767");
     let portolan = portolan_path();
     let portolan = portolan.to_str().expect("UTF-8");
     drop(proxy);
     lab.exec(HOST, &[portolan, "proxy", "--cleanup"]).expect_success();
     assert!(!on_host("nft list tables").expect_success().contains("portolan"));
     assert_eq!(on_host(close_wait).expect_success(), before);
+    assert_eq!(on_host(reserved).expect_success(), "8000");
+}
+
+#[test]
+fn owners_of_services_are_told_what_is_in_their_way() {
+    let lab = Lab::up();
+    lab.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: taken}, \
+         spec: {type: NodePort, ports: [{port: 80, nodePort: 30099}]}}\n---\n\
+         {apiVersion: v1, kind: Service, metadata: {name: foreign}, \
+         spec: {externalIPs: [198.51.100.7, 203.0.113.7], ports: [{port: 80}]}}\n",
+    )
+    .expect_success();
+    let portolan = portolan_path();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = directory.path().join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process off; pid {0}/pid; error_log {0}/log; events {{}}\n\
+         http {{ access_log off; server {{ listen 30099; return 200 ok; }} }}\n",
+        directory.path().display()
+    );
+    std::fs::write(&config, text).expect("a file can be written");
+    let mut listener = Command::new(&portolan)
+        .args(["lab", "exec", "--name", lab.name(), HOST, "--"])
+        .args(["nginx", "-c"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary under test starts");
+    let listens = || lab.curl(HOST, "http://127.0.0.1:30099/").ok();
+    eventually("somebody listens", LIMIT, listens);
+    let proxy = Proxy::start_with(&lab, &["--allow-external-ips", "203.0.113.0/24"]);
+    let describe = |service: &str, parts: &[&str]| {
+        let text = lab.kubectl(&["describe", "service", service]).expect_success();
+        match parts.iter().find(|part| !text.contains(*part)) {
+            Some(part) => Err(format!("no {part} in {text}")),
+            None => Ok(text),
+        }
+    };
+    eventually("the listener is named", LIMIT, || {
+        describe("taken", &["NodePortConflict", "nginx (pid ", "30099"])
+    });
+    let text = eventually("the address is named", LIMIT, || {
+        describe("foreign", &["ExternalIPRefused", "198.51.100.7", "--allow-external-ips"])
+    });
+    let refused = text.lines().find(|line| line.contains("ExternalIPRefused"));
+    assert!(!refused.is_some_and(|line| line.contains("203.0.113.7")), "it is allowed: {text}");
+    drop(proxy);
+    let mut kill = Command::new("pkill");
+    kill.args(["-KILL", "-f", &format!("nginx -c {}", config.display())]);
+    run(kill, LIMIT).expect_success();
+    // It has been killed.
+    let _ = listener.wait();
 }
 
 #[test]

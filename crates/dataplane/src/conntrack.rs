@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
-use kernel::conntrack::Transport;
+use kernel::conntrack::{Filter, Transport};
 use kernel::netlink::Socket;
 use model::{Family, Protocol};
 use plan::{FrontendAddress, Group};
@@ -21,18 +21,17 @@ pub fn forget_stale<'g>(
 ) -> kernel::Result<usize> {
     let serving = Serving::of(groups);
     let mut forgotten = 0;
-    for family in serving.families() {
-        let netfilter_family = match family {
-            Family::V4 => kernel::nftables::Family::Ipv4,
-            Family::V6 => kernel::nftables::Family::Ipv6,
-        };
-        forgotten +=
-            kernel::conntrack::delete_stale(socket, netfilter_family, Transport::Udp, |entry| {
-                serving.is_stale(entry.original.destination, entry.reply.source)
-            })?;
+    for filter in serving.filters() {
+        forgotten += kernel::conntrack::delete_stale(socket, &filter, |entry| {
+            serving.is_stale(entry.original.destination, entry.reply.source)
+        })?;
     }
     Ok(forgotten)
 }
+
+/// Frontends that are asked for one by one. The kernel looks through all its entries for each
+/// request, so for more of them it is asked for everything once.
+const MAX_FILTERS: usize = 16;
 
 /// Who serves which UDP frontend. Ports that nobody serves are not in it: their entries age.
 #[derive(Debug, Default)]
@@ -67,9 +66,24 @@ impl<'g> Serving<'g> {
         all
     }
 
-    fn families(&self) -> BTreeSet<Family> {
-        let of_addresses = self.addresses.keys().map(|address| Family::of(address.ip()));
-        of_addresses.chain(self.node_ports.keys().map(|(family, _)| *family)).collect()
+    /// What the kernel is asked for.
+    fn filters(&self) -> Vec<Filter> {
+        let all = |family| Filter::all(netfilter_family(family), Transport::Udp);
+        if self.addresses.len() + self.node_ports.len() > MAX_FILTERS {
+            let of_addresses = self.addresses.keys().map(|address| Family::of(address.ip()));
+            let families: BTreeSet<Family> =
+                of_addresses.chain(self.node_ports.keys().map(|(family, _)| *family)).collect();
+            return families.into_iter().map(all).collect();
+        }
+        let addresses = self.addresses.keys().map(|address| Filter {
+            address: Some(address.ip()),
+            port: Some(address.port()),
+            ..all(Family::of(address.ip()))
+        });
+        let node_ports = self.node_ports.keys();
+        let node_ports =
+            node_ports.map(|(family, port)| Filter { port: Some(*port), ..all(*family) });
+        addresses.chain(node_ports).collect()
     }
 
     /// Whether a connection to `destination` that leads to `server` belongs to a frontend and
@@ -80,6 +94,13 @@ impl<'g> Serving<'g> {
             .get(&destination)
             .or_else(|| self.node_ports.get(&node_port))
             .is_some_and(|serving| !serving.contains(&server))
+    }
+}
+
+fn netfilter_family(family: Family) -> kernel::nftables::Family {
+    match family {
+        Family::V4 => kernel::nftables::Family::Ipv4,
+        Family::V6 => kernel::nftables::Family::Ipv6,
     }
 }
 
@@ -139,7 +160,7 @@ mod tests {
     fn ports_that_nobody_serves_and_other_protocols_are_left_alone() {
         let nobody = group(Protocol::Udp, &[]);
         assert!(!is_stale(&nobody, "10.96.0.10:53", "10.244.1.9:5353"));
-        assert!(Serving::of([&nobody]).families().is_empty());
+        assert_eq!(Serving::of([&nobody]).filters(), []);
         let tcp = group(Protocol::Tcp, &["10.244.1.2:5353"]);
         assert!(!is_stale(&tcp, "10.96.0.10:53", "10.244.1.9:5353"));
     }

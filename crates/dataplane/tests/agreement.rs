@@ -116,6 +116,7 @@ fn facts(detects: bool) -> NodeFacts {
             local_detector,
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
+            allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         },
         zone: None,
         addresses: vec![NODE.parse().unwrap()],

@@ -21,7 +21,9 @@ const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+const CTA_FILTER_F_CTA_PROTO_DST_PORT: u32 = 1 << 5;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -63,23 +65,77 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
-/// The tracked connections of a family and protocol.
-pub fn entries(socket: &mut Socket, family: Family, transport: Transport) -> Result<Vec<Entry>> {
-    let operation = format!("list tracked {transport:?} connections");
+/// Which connections are meant, by their first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filter {
+    /// Family of its addresses.
+    pub family: Family,
+    /// Its protocol.
+    pub transport: Transport,
+    /// Where it was sent; `None` for anywhere. Of the filter's family.
+    pub address: Option<IpAddr>,
+    /// The port it was sent to; `None` for any.
+    pub port: Option<u16>,
+}
+
+impl Filter {
+    /// All connections of a family and protocol.
+    pub fn all(family: Family, transport: Transport) -> Self {
+        Self { family, transport, address: None, port: None }
+    }
+
+    fn matches(&self, entry: &Entry) -> bool {
+        let destination = entry.original.destination;
+        entry.transport == self.transport
+            && self.address.is_none_or(|address| destination.ip() == address)
+            && self.port.is_none_or(|port| destination.port() == port)
+    }
+
+    fn encode(&self, request: &mut Encoder) {
+        request.raw(&[self.family.number(), 0, 0, 0]);
+        let mut flags = CTA_FILTER_F_CTA_PROTO_NUM;
+        request.nested(CTA_TUPLE_ORIG, |tuple| {
+            // The kernel takes every IPv6 address but the wanted one (ctnetlink_filter_match_tuple()
+            // reads the outcome of ipv6_addr_cmp() the wrong way round), so it gets none.
+            if let Some(address @ IpAddr::V4(_)) = self.address {
+                flags |= CTA_FILTER_F_CTA_IP_DST;
+                tuple.nested(CTA_TUPLE_IP, |e| {
+                    encode_address(e, CTA_IP_V4_DST, CTA_IP_V6_DST, address);
+                });
+            }
+            tuple.nested(CTA_TUPLE_PROTO, |e| {
+                e.u8(CTA_PROTO_NUM, self.transport.number());
+                if let Some(port) = self.port {
+                    flags |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
+                    e.be16(CTA_PROTO_DST_PORT, port);
+                }
+            });
+        });
+        request.nested(CTA_FILTER, |filter| {
+            filter.u32(CTA_FILTER_ORIG_FLAGS, flags);
+            filter.u32(CTA_FILTER_REPLY_FLAGS, 0);
+        });
+    }
+}
+
+/// The tracked connections that `filter` means and `is_wanted` takes. The kernel filters (since 5.8),
+/// and only what is wanted is kept.
+pub fn entries(
+    socket: &mut Socket,
+    filter: &Filter,
+    is_wanted: impl Fn(&Entry) -> bool,
+) -> Result<Vec<Entry>> {
+    let operation = format!("list tracked {:?} connections", filter.transport);
     let mut request = Encoder::new();
-    request.raw(&[family.number(), 0, 0, 0]);
-    // Kernels before 5.8 ignore the filter, so what comes is sorted out again below.
-    request.nested(CTA_TUPLE_ORIG, |tuple| {
-        tuple.nested(CTA_TUPLE_PROTO, |proto| proto.u8(CTA_PROTO_NUM, transport.number()));
-    });
-    request.nested(CTA_FILTER, |filter| {
-        filter.u32(CTA_FILTER_ORIG_FLAGS, CTA_FILTER_F_CTA_PROTO_NUM);
-        filter.u32(CTA_FILTER_REPLY_FLAGS, 0);
-    });
+    filter.encode(&mut request);
     let kind = message_type(IPCTNL_MSG_CT_GET);
-    let answers = socket.dump(&operation, kind, request.bytes())?;
-    let decoded = answers.iter().filter_map(|m| Entry::decode(m.payload.get(4..)?));
-    Ok(decoded.filter(|entry| entry.transport == transport).collect())
+    let mut wanted = Vec::new();
+    // Connections come and go while they are listed; those that stay are all there.
+    socket.stream(&operation, kind, request.bytes(), |message| {
+        let entry = message.payload.get(4..).and_then(Entry::decode);
+        wanted.extend(entry.filter(|entry| filter.matches(entry) && is_wanted(entry)));
+    })?;
+    Ok(wanted)
 }
 
 /// Forgets a connection: its next packet begins a new one. Answers whether it was still there.
@@ -106,22 +162,22 @@ pub fn delete(socket: &mut Socket, entry: &Entry) -> Result<bool> {
     }
 }
 
-/// Forgets the connections that `is_stale` says are; answers how many.
+/// Forgets the connections that `filter` means and `is_stale` says are; answers how many.
 pub fn delete_stale(
     socket: &mut Socket,
-    family: Family,
-    transport: Transport,
+    filter: &Filter,
     is_stale: impl Fn(&Entry) -> bool,
 ) -> Result<usize> {
     let mut deleted = 0;
-    for entry in entries(socket, family, transport)?.iter().filter(|entry| is_stale(entry)) {
+    for entry in &entries(socket, filter, is_stale)? {
         deleted += usize::from(delete(socket, entry)?);
     }
     Ok(deleted)
 }
 
 impl Transport {
-    fn number(self) -> u8 {
+    /// IANA protocol number.
+    pub fn number(self) -> u8 {
         match self {
             Transport::Tcp => 6,
             Transport::Udp => 17,

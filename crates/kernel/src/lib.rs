@@ -1,4 +1,4 @@
-//! The Linux kernel interfaces Portolan uses: netlink (route, nf_tables, conntrack), namespaces,
+//! The Linux kernel interfaces Portolan uses: netlink (route, nf_tables, conntrack, sockets), namespaces,
 //! sysctls, mounts, cgroups and processes in namespaces.
 //!
 //! The only crate with `unsafe`. It knows the kernel's terms and nothing of Kubernetes.
@@ -16,6 +16,7 @@ pub mod netns;
 pub mod nftables;
 pub mod process;
 pub mod route;
+pub mod sockets;
 pub mod sysctl;
 
 pub use error::{Error, Result};

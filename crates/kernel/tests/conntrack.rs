@@ -1,8 +1,8 @@
 //! Connection tracking of a real kernel, in a network namespace of the test's own: needs root.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
-use kernel::conntrack::{self, Transport};
+use kernel::conntrack::{self, Filter, Transport};
 use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{
     BaseChain, Batch, Chain, ChainType, ConntrackKey, Expression, Family, Hook, Operation,
@@ -37,21 +37,30 @@ fn forgets_only_what_is_stale(family: Family, loopback: &str) {
             client.send_to(b"x", server.local_addr().unwrap()).unwrap();
         }
 
-        let entries = conntrack::entries(&mut socket, family, Transport::Udp).unwrap();
+        let list = |socket: &mut Socket, transport| {
+            conntrack::entries(socket, &Filter::all(family, transport), |_| true).unwrap()
+        };
+        let entries = list(&mut socket, Transport::Udp);
         assert_eq!(entries.len(), 2, "{entries:?}");
         for entry in &entries {
             assert_eq!(entry.original.source, client.local_addr().unwrap());
             assert_eq!(entry.reply.source, entry.original.destination);
             assert_eq!(entry.reply.destination, entry.original.source);
         }
-        assert_eq!(conntrack::entries(&mut socket, family, Transport::Tcp).unwrap(), []);
+        assert_eq!(list(&mut socket, Transport::Tcp), []);
 
         let stale = stale.local_addr().unwrap();
-        let forgotten = conntrack::delete_stale(&mut socket, family, Transport::Udp, |entry| {
-            entry.original.destination == stale
-        });
-        assert_eq!(forgotten.unwrap(), 1);
-        let left = conntrack::entries(&mut socket, family, Transport::Udp).unwrap();
+        let to = |address: SocketAddr| Filter {
+            address: Some(address.ip()),
+            port: Some(address.port()),
+            ..Filter::all(family, Transport::Udp)
+        };
+        let forget = |socket: &mut Socket, filter| {
+            conntrack::delete_stale(socket, &filter, |entry| entry.original.destination == stale)
+        };
+        assert_eq!(forget(&mut socket, to(kept.local_addr().unwrap())).unwrap(), 0);
+        assert_eq!(forget(&mut socket, to(stale)).unwrap(), 1);
+        let left = list(&mut socket, Transport::Udp);
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].original.destination, kept.local_addr().unwrap());
         assert!(conntrack::delete(&mut socket, &left[0]).unwrap());

@@ -61,6 +61,10 @@ pub(crate) fn build(directory: &Directory, underlay: &Underlay) -> Result<()> {
         let join = LinkChange { up: Some(true), master: Some(bridge), ..LinkChange::default() };
         bridge_side.change_link(port, join)?;
 
+        netns.run(|| {
+            // As a node agent would set it, which then has nothing to put back.
+            kernel::sysctl::write("net/ipv4/ip_local_reserved_ports", "30000-32767")
+        })??;
         let mut host_side = Rtnetlink::open_in(&netns)?;
         host_side.set_up("lo")?;
         let link = host_side.set_up(HOST_LINK)?.index;

@@ -33,6 +33,8 @@ pub struct Group {
     pub udp_ports: Vec<UdpPort>,
     /// Endpoints that take no traffic here, and why.
     pub left_out: Vec<LeftOut>,
+    /// External addresses that the Service asks for and this node does not serve.
+    pub refused_external_ips: Vec<IpAddr>,
 }
 
 /// One address and port that this node accepts connections on.
@@ -242,6 +244,7 @@ impl Group {
             health_check: None,
             udp_ports: Vec::new(),
             left_out: Vec::new(),
+            refused_external_ips: Vec::new(),
         }
     }
 }

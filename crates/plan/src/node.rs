@@ -19,6 +19,9 @@ pub struct NodeSettings {
     pub masquerade_all: bool,
     /// Which of the node's addresses accept node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Which `externalIPs` are served. Whoever may write a Service could otherwise take any address
+    /// over, of this cluster or of the world (CVE-2020-8554).
+    pub allowed_external_ips: Vec<IpNet>,
 }
 
 /// How a connection is recognised as coming from a pod.
@@ -115,6 +118,11 @@ impl NodeFacts {
             }
         };
         (!ranges.is_empty() && ranges.iter().all(|r| r.prefix_len() != 0)).then_some(ranges)
+    }
+
+    /// Whether a Service may have this address among its `externalIPs`.
+    pub fn serves_external_ip(&self, address: IpAddr) -> bool {
+        self.settings.allowed_external_ips.iter().any(|range| range.contains(&address))
     }
 
     /// Whether node ports are accepted on this address of the node.

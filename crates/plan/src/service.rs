@@ -28,6 +28,8 @@ pub fn group_id(service: &ObjectName) -> GroupId {
 pub fn plan_service(world: &World, node: &NodeFacts, name: &ObjectName) -> Option<Group> {
     let service = world.service(name).filter(|service| service.is_proxied())?;
     let mut group = Group::empty(group_id(name));
+    group.refused_external_ips =
+        service.external_ips.iter().copied().filter(|ip| !node.serves_external_ip(*ip)).collect();
     let mut ready_here: BTreeSet<IpAddr> = BTreeSet::new();
     for family in Family::ALL {
         let Some(cluster_ip) = service.cluster_ip(family) else { continue };
@@ -62,7 +64,7 @@ fn plan_port(
         protocol: port.protocol,
         family,
     };
-    let external = external_addresses(service, port, family);
+    let external = external_addresses(service, port, family, node);
     let internal_local = service.internal_traffic_policy == TrafficPolicy::Local;
     let external_local = !external.is_empty()
         && may_be_external(service)
@@ -191,6 +193,7 @@ fn external_addresses(
     service: &Service,
     port: &ServicePort,
     family: Family,
+    node: &NodeFacts,
 ) -> Vec<(Rule, FrontendAddress, NonZeroU16)> {
     let of_family = |ip: &IpAddr| Family::of(*ip) == family;
     let node_port =
@@ -203,7 +206,7 @@ fn external_addresses(
     let external_ips = service
         .external_ips
         .iter()
-        .filter(|ip| of_family(ip))
+        .filter(|ip| of_family(ip) && node.serves_external_ip(**ip))
         .map(|ip| (Rule::ExternalIp, FrontendAddress::Ip(*ip), port.port));
     node_port.into_iter().chain(load_balancer).chain(external_ips).collect()
 }

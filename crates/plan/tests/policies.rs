@@ -28,6 +28,7 @@ fn settings() -> NodeSettings {
         local_detector: LocalDetector::Sources(vec!["10.244.0.0/16".parse().unwrap()]),
         masquerade_all: false,
         node_port_addresses: NodePortAddresses::Primary,
+        allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
     }
 }
 

@@ -51,6 +51,10 @@ impl Nftables {
         Ok(Self { socket: Socket::open(Protocol::Netfilter)?, tables: Vec::new() })
     }
 
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
     /// Port of the netlink socket that makes our changes; changes by other ports are not ours.
     pub fn port(&self) -> u32 {
         self.socket.port()
@@ -409,7 +413,7 @@ fn have_the_same_rules(old: &LocalDetector, new: &LocalDetector) -> bool {
     old == new || (by_set(old) && by_set(new))
 }
 
-fn table_id(family: Family) -> nftables::Table {
+pub(super) fn table_id(family: Family) -> nftables::Table {
     nftables::Table { family, name: TABLE.into() }
 }
 

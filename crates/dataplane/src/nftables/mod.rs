@@ -5,6 +5,7 @@
 //! pure; [`Nftables`] talks to the kernel.
 
 mod backend;
+mod connections;
 pub mod layout;
 pub mod render;
 pub mod rules;
@@ -13,4 +14,5 @@ pub mod table;
 mod watch;
 
 pub use backend::{Nftables, TABLE};
+pub use rules::NODE_PORTS;
 pub use watch::watch;

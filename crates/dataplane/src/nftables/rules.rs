@@ -97,7 +97,7 @@ impl<'a> Rules<'a> {
         let new_only = |to: &str| [state_new(), jump(to)].concat();
         vec![
             chain("reject", self.reject()),
-            chain("rewrite-source", vec![vec![Expression::Masquerade]]),
+            chain("rewrite-source", rewrite_source()),
             chain("services-outside", self.services(true)),
             chain("services", self.services(false)),
             chain("refuse-outside", self.refuse(true)),
@@ -109,7 +109,7 @@ impl<'a> Rules<'a> {
             chain("masquerade", self.masquerade()),
             chain("prerouting", vec![jump("services")]),
             chain("output", vec![jump("services")]),
-            chain("filter-input", vec![self.invalid_from_pods(), new_only("refuse")]),
+            chain("filter-input", self.input(new_only("refuse"))),
             chain(
                 "filter-forward",
                 vec![invalid_segments(), new_only("refuse"), new_only("virtual-addresses")],
@@ -256,6 +256,16 @@ impl<'a> Rules<'a> {
             [gate, self.original_key(set), self.entry(set), treatment].concat()
         };
         twice(maps(outside)).map(rule).collect()
+    }
+
+    /// What arrives for this node.
+    fn input(&self, refuse: Vec<Expression>) -> Vec<Vec<Expression>> {
+        let mut rules = vec![self.invalid_from_pods(), refuse];
+        if self.family == Family::Ipv4 {
+            // The kernel drops ::1 from elsewhere whatever is set.
+            rules.push([state_new(), loopback_from_elsewhere()].concat());
+        }
+        rules
     }
 
     /// Drops what a pod sends to this node and no connection can place; see [`invalid_segments`].
@@ -424,6 +434,9 @@ impl<'a> Rules<'a> {
 /// `IFNAMSIZ`, the length of an interface name with its terminating zeros.
 const INTERFACE_NAME_LENGTH: usize = 16;
 
+/// The range of node ports, unless an API server is told another (`--service-node-port-range`).
+pub const NODE_PORTS: (u16, u16) = (30000, 32767);
+
 /// Number of TCP (IANA protocol numbers).
 const TCP: u8 = 6;
 
@@ -487,6 +500,57 @@ fn invalid_segments() -> Vec<Expression> {
     rule.push(Expression::Verdict(Verdict::Drop));
     rule
 }
+
+/// Drops new connections to loopback addresses that did not begin here. The kernel does so by itself,
+/// unless `route_localnet` is set, as kube-proxy sets it: then neighbours could reach what listens for
+/// this host only (CVE-2020-8558).
+fn loopback_from_elsewhere() -> Vec<Expression> {
+    let destination =
+        Expression::Payload { base: PayloadBase::Network, offset: 16, length: 1, into: KEY };
+    let mut own = b"lo".to_vec();
+    own.resize(INTERFACE_NAME_LENGTH, 0);
+    let compare = |comparison, value| Expression::Compare { register: KEY, comparison, value };
+    let mut rule = vec![
+        destination,
+        compare(Comparison::Equal, vec![127]),
+        Expression::Meta { key: MetaKey::InputInterface, into: KEY },
+        compare(Comparison::NotEqual, own),
+    ];
+    // What another program's rules have led here is its own business.
+    rule.extend([
+        Expression::Conntrack { key: ConntrackKey::Status, into: KEY },
+        mask(KEY, status::DESTINATION_NAT),
+        compare(Comparison::Equal, vec![0; 4]),
+    ]);
+    rule.push(Expression::Verdict(Verdict::Drop));
+    rule
+}
+
+/// Rewrites the source to this node's, with a port that is no node port: an answer to it would meet
+/// the node port's rules. Ports below 1024 stay below.
+fn rewrite_source() -> Vec<Vec<Expression>> {
+    let within = |lowest: u16, highest: u16| {
+        let constant =
+            |value: u16, into| Expression::Constant { value: value.to_be_bytes().to_vec(), into };
+        let (from, to) = (Register(0), Register(1));
+        let ports = Some((from, to));
+        vec![constant(lowest, from), constant(highest, to), Expression::Masquerade { ports }]
+    };
+    let port =
+        Expression::Payload { base: PayloadBase::Transport, offset: 0, length: 2, into: KEY };
+    let compare = |comparison, value| Expression::Compare { register: KEY, comparison, value };
+    let privileged = compare(Comparison::Less, PRIVILEGED_END.to_be_bytes().to_vec());
+    let coin = Expression::Random { modulus: 2, into: KEY };
+    let heads = compare(Comparison::Equal, 0_u32.to_ne_bytes().to_vec());
+    vec![
+        vec![port, privileged, Expression::Masquerade { ports: None }],
+        [vec![coin, heads], within(PRIVILEGED_END, NODE_PORTS.0 - 1)].concat(),
+        within(NODE_PORTS.1 + 1, u16::MAX),
+    ]
+}
+
+/// Ports from here on need no privilege.
+const PRIVILEGED_END: u16 = 1024;
 
 /// Goes on if the connection's destination was rewritten.
 fn translated() -> Vec<Expression> {

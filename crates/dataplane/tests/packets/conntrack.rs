@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use dataplane::Backend;
 use dataplane::nftables::Nftables;
+use kernel::conntrack::{self, Filter, Transport};
+use kernel::netlink::{Protocol as Netlink, Socket};
+use kernel::nftables::Family;
 use model::{Protocol, World};
 use serde_json::json;
 
@@ -75,4 +78,43 @@ fn a_client_that_began_before_its_service_is_served() {
     update(&mut backend, &nothing, &world);
     assert_eq!(repair(&mut backend, &world), 1);
     assert_eq!(client.ask(LIMIT).unwrap().server, V4.pod_a);
+}
+
+#[test]
+fn a_cleanup_forgets_what_was_translated_and_nothing_else() {
+    let hosts = Hosts::new();
+    let mut backend = programmed(&hosts, &cluster_with(&V4, json!({}), &[V4.pod_a]));
+    let count = || {
+        let list = || {
+            let mut socket = Socket::open(Netlink::Netfilter).unwrap();
+            let list = |transport| {
+                let filter = Filter::all(Family::Ipv4, transport);
+                conntrack::entries(&mut socket, &filter, |_| true).unwrap()
+            };
+            [Transport::Tcp, Transport::Udp].map(list).concat()
+        };
+        let entries = hosts.node.run(list);
+        let translated = |e: &&conntrack::Entry| e.reply.source != e.original.destination;
+        (entries.iter().filter(translated).count(), entries.len())
+    };
+    let mut clients = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for (host, address, port) in [
+            (&hosts.pod_c, V4.vip, 80),
+            (&hosts.outside, V4.node, 30080),
+            // No Service's.
+            (&hosts.pod_c, V4.pod_a, 8080),
+        ] {
+            let to = SocketAddr::new(address.parse().unwrap(), port);
+            let mut client = host.open(protocol, to, None, LIMIT).unwrap();
+            client.ask(LIMIT).unwrap();
+            clients.push(client);
+        }
+    }
+    let (translated, all) = count();
+    assert_eq!(translated, 4);
+    assert_eq!(backend.forget_connections().unwrap(), 4);
+    assert_eq!(count(), (0, all - 4));
+    backend.cleanup().unwrap();
+    assert_eq!(backend.forget_connections().unwrap(), 0, "without tables nothing is ours");
 }

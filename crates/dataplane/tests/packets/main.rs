@@ -8,6 +8,8 @@ mod conntrack;
 mod hosts;
 mod invalid;
 mod load;
+mod loopback;
+mod masquerade;
 mod random;
 mod refusal;
 mod tampering;
@@ -34,6 +36,7 @@ fn facts() -> NodeFacts {
             ),
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
+            allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         },
         zone: None,
         addresses: [V4.node, V6.node].map(|ip| ip.parse().unwrap()).into(),

@@ -32,6 +32,8 @@ pub enum Protocol {
     Route,
     /// Packet filter and connection tracking.
     Netfilter,
+    /// Sockets.
+    SockDiag,
 }
 
 /// A netlink socket. It belongs to the network namespace of the thread that opened it, and may
@@ -55,6 +57,7 @@ impl Socket {
         let number = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+            Protocol::SockDiag => SockProtocol::NetlinkSockDiag,
         };
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(number))?;
@@ -157,33 +160,35 @@ impl Socket {
     /// meanwhile.
     pub fn dump(&mut self, operation: &str, kind: u16, payload: &[u8]) -> Result<Vec<Message>> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(messages) = self.dump_once(operation, kind, payload)? {
+            let mut messages = Vec::new();
+            if self.stream(operation, kind, payload, |message| messages.push(message))? {
                 return Ok(messages);
             }
         }
         Err(Error::os(operation, Errno::EINTR))
     }
 
-    /// One attempt at a dump; `None` if it was interrupted by a change.
-    fn dump_once(
+    /// Lists everything that the request matches, each as it comes, so that no more than a datagram
+    /// is in memory. Answers whether all of it is one consistent state.
+    pub fn stream(
         &mut self,
         operation: &str,
         kind: u16,
         payload: &[u8],
-    ) -> Result<Option<Vec<Message>>> {
+        mut each: impl FnMut(Message),
+    ) -> Result<bool> {
         self.send_one(operation, kind, flags::DUMP, payload)?;
-        let mut answers = Vec::new();
         let mut is_interrupted = false;
         loop {
             for message in self.receive(operation)? {
                 is_interrupted |= message.is_interrupted();
                 match message.verdict() {
-                    Some(verdict) if verdict.errno == libc::EINTR => return Ok(None),
+                    Some(verdict) if verdict.errno == libc::EINTR => return Ok(false),
                     Some(verdict) => {
                         verdict.into_result(operation)?;
-                        return Ok((!is_interrupted).then_some(answers));
+                        return Ok(!is_interrupted);
                     }
-                    None => answers.push(message),
+                    None => each(message),
                 }
             }
         }

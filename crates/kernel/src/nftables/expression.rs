@@ -86,6 +86,8 @@ pub enum Comparison {
     Equal,
     /// Goes on if different.
     NotEqual,
+    /// Goes on if the register comes before the constant, byte by byte.
+    Less,
 }
 
 /// Where the outcome of a lookup goes.
@@ -216,7 +218,18 @@ pub enum Expression {
         port: Register,
     },
     /// Translates the connection's source to the address of the outgoing interface, with a random port.
-    Masquerade,
+    Masquerade {
+        /// Registers of the lowest and highest port, each two bytes; `None` for a port of the same
+        /// kind as the client's: below 512, below 1024, or any other.
+        ports: Option<(Register, Register)>,
+    },
+    /// Loads constant bytes.
+    Constant {
+        /// At most 16.
+        value: Vec<u8>,
+        /// First register written.
+        into: Register,
+    },
     /// Answers with ICMP or ICMPv6 destination unreachable, port unreachable.
     RejectPortUnreachable(Family),
     /// Answers with a TCP reset, to TCP only.
@@ -254,10 +267,10 @@ impl Expression {
             Expression::Compare { .. } => "cmp",
             Expression::Mask { .. } => "bitwise",
             Expression::Lookup { .. } => "lookup",
-            Expression::Verdict(_) => "immediate",
+            Expression::Verdict(_) | Expression::Constant { .. } => "immediate",
             Expression::Random { .. } => "numgen",
             Expression::DestinationNat { .. } => "nat",
-            Expression::Masquerade => "masq",
+            Expression::Masquerade { .. } => "masq",
             Expression::RejectPortUnreachable(_) | Expression::RejectTcpReset => "reject",
             Expression::DynamicSet { .. } => "dynset",
         }
@@ -325,8 +338,20 @@ impl Expression {
                 e.be32(uapi::NFTA_NAT_REG_ADDR_MIN, address.number());
                 e.be32(uapi::NFTA_NAT_REG_PROTO_MIN, port.number());
             }
-            Expression::Masquerade => {
-                e.be32(uapi::NFTA_MASQ_FLAGS, uapi::NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+            Expression::Constant { value, into } => {
+                e.be32(uapi::NFTA_IMMEDIATE_DREG, into.number());
+                encode_value(e, uapi::NFTA_IMMEDIATE_DATA, value);
+            }
+            Expression::Masquerade { ports } => {
+                let random = uapi::NF_NAT_RANGE_PROTO_RANDOM_FULLY;
+                match ports {
+                    None => e.be32(uapi::NFTA_MASQ_FLAGS, random),
+                    Some((lowest, highest)) => {
+                        e.be32(uapi::NFTA_MASQ_FLAGS, random | uapi::NF_NAT_RANGE_PROTO_SPECIFIED);
+                        e.be32(uapi::NFTA_MASQ_REG_PROTO_MIN, lowest.number());
+                        e.be32(uapi::NFTA_MASQ_REG_PROTO_MAX, highest.number());
+                    }
+                }
             }
             Expression::RejectPortUnreachable(family) => {
                 e.be32(uapi::NFTA_REJECT_TYPE, uapi::NFT_REJECT_ICMP_UNREACH);
@@ -440,6 +465,7 @@ impl Comparison {
         match self {
             Comparison::Equal => 0,
             Comparison::NotEqual => 1,
+            Comparison::Less => 2,
         }
     }
 }

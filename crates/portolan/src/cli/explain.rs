@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use ipnet::IpNet;
 
+use super::planning::Planning;
 use crate::explain::{Dump, explain};
-use crate::{node, runtime};
+use crate::runtime;
 
 /// Explain the way of a connection, step by step, or the first thing that stands in it.
 ///
@@ -36,9 +36,8 @@ pub(crate) struct Args {
     /// The node that the connection comes to [default: the source's, or that of the address].
     #[arg(long, value_name = "NODE")]
     via: Option<String>,
-    /// Ranges of all pods, as the proxies have it: what comes from them is a pod's.
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
-    cluster_cidr: Vec<IpNet>,
+    #[command(flatten)]
+    planning: Planning,
     /// How to print it.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -66,7 +65,7 @@ enum Format {
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let dump = runtime::run(Dump::from(args.dump, args.kubeconfig))?;
-    let settings = |name: &str| node::node_settings(name, &args.cluster_cidr);
+    let settings = |name: &str| args.planning.settings(name);
     let explanation = explain(&dump, &settings, &args.from, &args.to, args.via.as_deref())
         .map_err(anyhow::Error::msg)?;
     match args.output {

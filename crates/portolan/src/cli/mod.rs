@@ -6,6 +6,7 @@ mod explain;
 mod lab;
 mod node;
 mod plan;
+mod planning;
 mod proxy;
 mod server;
 

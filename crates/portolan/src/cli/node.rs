@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use ipnet::IpNet;
 
+use super::planning::Planning;
 use crate::node::{self, Settings};
 use crate::runtime;
 
@@ -40,9 +40,8 @@ pub(crate) struct Args {
     /// refuse those.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     resolv_conf: OsString,
-    /// Ranges of all pods, at most one a family: what comes from them is a pod's.
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
-    cluster_cidr: Vec<IpNet>,
+    #[command(flatten)]
+    planning: Planning,
     /// Control group of the pods, below the root of the hierarchy.
     #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
     pod_cgroup: PathBuf,
@@ -60,14 +59,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             .to_lowercase(),
     };
     let settings = Settings {
-        name: name.into(),
+        planning: args.planning.settings(&name),
         addresses: args.node_ip,
         kubeconfig: args.kubeconfig,
         data_dir: args.data_dir,
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,
         resolv_conf: Some(args.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from),
-        cluster_cidrs: args.cluster_cidr,
         pod_cgroup: args.pod_cgroup,
         cleanup_on_exit: args.cleanup_on_exit,
     };

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
-use crate::{node, proxy, runtime};
+use super::planning::Planning;
+use crate::{proxy, runtime};
 
 /// Print what a node is to do with packets, from the API.
 ///
@@ -20,9 +19,8 @@ pub(crate) struct Args {
     /// Name of the Node.
     #[arg(long, value_name = "NAME")]
     node_name: String,
-    /// Ranges of all pods: what comes from them is a pod's.
-    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
-    cluster_cidr: Vec<IpNet>,
+    #[command(flatten)]
+    planning: Planning,
     /// Only these Services.
     #[arg(value_name = "NAMESPACE/NAME")]
     services: Vec<String>,
@@ -30,7 +28,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let kubeconfig = args.kubeconfig.as_deref();
-    let settings = node::node_settings(&args.node_name, &args.cluster_cidr);
+    let settings = args.planning.settings(&args.node_name);
     let plan = runtime::run(proxy::plan_once(kubeconfig, settings))?;
     print!("{}", proxy::describe(&plan, &args.services));
     Ok(())

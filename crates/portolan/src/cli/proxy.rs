@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use dataplane::Backend;
 use dataplane::nftables::Nftables;
+use ipnet::IpNet;
+use plan::NodeSettings;
 
 use crate::errors::sentence;
 use crate::proxy::config::{self, GoDuration, KubeProxyConfiguration};
@@ -19,7 +21,8 @@ use crate::runtime;
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
 pub(crate) struct Args {
-    /// A KubeProxyConfiguration file; other flags but --hostname-override are then ignored.
+    /// A KubeProxyConfiguration file; of the other flags, only --hostname-override and
+    /// --allow-external-ips then count.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Write the configuration that is in force to this file, and end.
@@ -43,6 +46,12 @@ pub(crate) struct Args {
     /// What pods' interfaces begin with, for InterfaceNamePrefix.
     #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
+    /// Ranges that Services may have their externalIPs in [default: none; 0.0.0.0/0,::/0 for any, as
+    /// kube-proxy].
+    ///
+    /// Whoever may write a Service could otherwise take any address over (CVE-2020-8554).
+    #[arg(long = "allow-external-ips", value_name = "CIDR,...", value_delimiter = ',')]
+    allow_external_ips: Vec<IpNet>,
     /// Masquerade every connection to a ClusterIP.
     #[arg(long)]
     masquerade_all: bool,
@@ -212,7 +221,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let kubeconfig = Some(config.client_connection.kubeconfig.as_str());
     runtime::run(proxy::run(Settings {
         kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
-        node: config.node_settings(&node_name),
+        node: NodeSettings {
+            allowed_external_ips: args.allow_external_ips.clone(),
+            ..config.node_settings(&node_name)
+        },
         healthz: config.healthz_bind_address.parse().ok(),
         metrics: config.metrics_bind_address.parse().ok(),
         config: config.to_json(),

@@ -44,8 +44,8 @@ pub(crate) struct Recorder {
     series: Arc<Mutex<HashMap<Occurrence, Series>>>,
 }
 
-/// What makes two events the same: uid, reason, message.
-type Occurrence = (String, &'static str, String);
+/// What makes two events the same: object, reason, message.
+type Occurrence = ([Option<String>; 3], &'static str, String);
 
 #[derive(Clone)]
 struct Series {
@@ -69,7 +69,8 @@ impl Recorder {
         message: impl Into<String>,
     ) {
         let message = message.into();
-        let key = (about.uid.clone().unwrap_or_default(), reason, message.clone());
+        let object = [about.namespace.clone(), about.name.clone(), about.uid.clone()];
+        let key = (object, reason, message.clone());
         let known = self.series().get(&key).cloned();
         if let Some(Series { event, count }) = known {
             let count = count.saturating_add(1);

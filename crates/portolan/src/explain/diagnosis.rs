@@ -126,6 +126,16 @@ pub(super) fn without_frontend(
             advice: "look the Service's address up again: it changes when the Service is made anew"
                 .into(),
         }),
+        _ if refused_external_ip(world, plan, address).is_some() => {
+            let name = refused_external_ip(world, plan, address)?;
+            Some(Reason {
+                code: "ExternalIPRefused",
+                text: format!(
+                    "{address} is an external address of Service {name}, but proxies here do not serve it"
+                ),
+                advice: "name its range in the proxies' --allow-external-ips".into(),
+            })
+        }
         _ if is_node => Some(at_node(world, plan, address, port, protocol)),
         _ => {
             let slices = world.services_by_endpoint_ip(address).map(ToString::to_string);
@@ -137,6 +147,18 @@ pub(super) fn without_frontend(
             })
         }
     }
+}
+
+/// The Service that asks for an external address which this node does not serve.
+fn refused_external_ip<'w>(
+    world: &'w World,
+    plan: &NodePlan,
+    address: IpAddr,
+) -> Option<&'w ObjectName> {
+    let mut services = world.services();
+    let asks = |service: &Service| service.external_ips.contains(&address);
+    let found = services.find(|(_, service)| asks(service) && service.is_proxied());
+    found.map(|(name, _)| name).filter(|_| !plan.node.serves_external_ip(address))
 }
 
 /// Why a node does not take a connection to one of its own ports as a node port.

@@ -54,6 +54,7 @@ fn settings(name: &str) -> NodeSettings {
         local_detector: LocalDetector::Sources(vec!["10.244.0.0/16".parse().unwrap()]),
         masquerade_all: false,
         node_port_addresses: NodePortAddresses::Primary,
+        allowed_external_ips: vec!["203.0.113.0/24".parse().unwrap()],
     }
 }
 
@@ -310,6 +311,15 @@ fn the_true_cause_of_every_fault_is_named_first() {
             Lost,
             "SourceNotAllowed",
             "loadBalancerSourceRanges",
+        ),
+        (
+            "an external address nobody allowed",
+            at(spec("externalIPs"), json!(["198.51.100.7"])),
+            client,
+            "198.51.100.7:80",
+            NotTouched,
+            "ExternalIPRefused",
+            "external address of Service shop/web",
         ),
         (
             "a wrong node port",

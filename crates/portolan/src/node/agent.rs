@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
-use ipnet::IpNet;
 use kernel::route::Rtnetlink;
 use model::{Event, Kind, Touched, World};
-use plan::{LocalDetector, NodePortAddresses, NodeSettings};
 use pod::runner::{self, Runner};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -50,11 +48,8 @@ impl Agent {
         readiness: watch::Sender<Readiness>,
     ) -> Self {
         Self {
-            routes: Routes::new(kernel, settings.name.clone()),
-            proxy: Proxy::new(
-                client.clone(),
-                node_settings(&settings.name, &settings.cluster_cidrs),
-            ),
+            routes: Routes::new(kernel, settings.name().clone()),
+            proxy: Proxy::new(client.clone(), settings.planning.clone()),
             client,
             settings,
             world,
@@ -110,7 +105,7 @@ impl Agent {
     fn plan(&mut self, world: &World, touched: &BTreeSet<Touched>) -> anyhow::Result<()> {
         let span = tracing::debug_span!("plan", generation = self.generation);
         let _entered = span.enter();
-        let own = world.node(&self.settings.name).filter(|node| !node.addresses.is_empty());
+        let own = world.node(self.settings.name()).filter(|node| !node.addresses.is_empty());
         self.is_known |= own.is_some();
         match self.is_known {
             true => self.proxy.follow(world, touched),
@@ -120,7 +115,8 @@ impl Agent {
 
     /// Starts the runner as soon as the node has ranges to give addresses from.
     fn start_pods(&mut self, world: &World) -> anyhow::Result<()> {
-        let Some(node) = world.node(&self.settings.name).filter(|n| !n.pod_cidrs.is_empty()) else {
+        let Some(node) = world.node(self.settings.name()).filter(|n| !n.pod_cidrs.is_empty())
+        else {
             return Ok(());
         };
         if self.runs_pods {
@@ -135,24 +131,14 @@ impl Agent {
             mtu: mtu(&self.settings),
             cgroup: self.settings.pod_cgroup.clone(),
             backoff_base: RESTART_BACKOFF,
-            ..runner::Config::new(&self.settings.name, self.settings.data_dir.join("pods"))
+            ..runner::Config::new(self.settings.name(), self.settings.data_dir.join("pods"))
         };
         let (runner, updates) = Runner::start(config).context("start the pod runner")?;
-        let (client, name) = (self.client.clone(), self.settings.name.clone());
+        let (client, name) = (self.client.clone(), self.settings.name().clone());
         self.tasks.spawn(pods::keep(client, name, runner, updates));
         let _waiting = self.readiness.send_replace(Ok(()));
         self.runs_pods = true;
         Ok(())
-    }
-}
-
-/// What the plan has to know about a node that is not in its Node object.
-pub(crate) fn node_settings(name: &str, cluster_cidrs: &[IpNet]) -> NodeSettings {
-    NodeSettings {
-        node_name: name.into(),
-        local_detector: LocalDetector::Sources(cluster_cidrs.to_vec()),
-        masquerade_all: false,
-        node_port_addresses: NodePortAddresses::Primary,
     }
 }
 

@@ -35,7 +35,12 @@ pub(crate) fn clean_up(name: &str, data_dir: &Path, pod_cgroup: &Path) -> anyhow
 }
 
 fn clean_packet_filter() -> dataplane::Result<()> {
-    Nftables::open()?.cleanup()
+    let mut nftables = Nftables::open()?;
+    let forgotten = nftables.forget_connections()?;
+    if forgotten > 0 {
+        tracing::info!(forgotten, "connections to Services");
+    }
+    nftables.cleanup()
 }
 
 fn clean_routes() -> kernel::Result<Vec<pod::Error>> {

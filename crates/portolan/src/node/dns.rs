@@ -73,7 +73,7 @@ async fn try_publish(
         return Ok(false);
     }
     // Without its Node the slice would be nobody's, and stay when the node is gone for good.
-    let name = ObjectName::new("", settings.name.clone());
+    let name = ObjectName::new("", settings.name().clone());
     let Some(node) = client::get::<Node>(client, &name).await? else { return Ok(false) };
     for address in &settings.addresses {
         let slice: EndpointSlice = typed(slice(settings, *address, owner(&node)));
@@ -86,7 +86,7 @@ async fn try_publish(
 }
 
 fn slice(settings: &Settings, address: IpAddr, owner: Value) -> Value {
-    let node = &settings.name;
+    let node = settings.name();
     let (namespace, service) = SERVICE;
     let (family, suffix) = match address {
         IpAddr::V4(_) => ("IPv4", ""),

@@ -17,17 +17,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::Context;
-use ipnet::IpNet;
 use kernel::route::Rtnetlink;
 use model::World;
+use plan::NodeSettings;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client;
-use crate::proxy::BACKLOG;
+use crate::errors::sentence;
+use crate::proxy::{self, BACKLOG};
 use crate::runtime;
 use agent::Agent;
-pub(crate) use agent::node_settings;
 pub(crate) use cleanup::clean_up;
 use registration::Registration;
 pub(crate) use registration::own_addresses;
@@ -35,8 +35,8 @@ pub(crate) use registration::own_addresses;
 /// How an agent is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Name of the Node.
-    pub(crate) name: Arc<str>,
+    /// What plans depend on, with the name of the Node.
+    pub(crate) planning: NodeSettings,
     /// Addresses of the node; empty to find them out.
     pub(crate) addresses: Vec<IpAddr>,
     /// How to reach the API server.
@@ -49,12 +49,17 @@ pub(crate) struct Settings {
     pub(crate) cluster_domain: String,
     /// The resolv.conf(5) that names servers for what is not the cluster's; `None` to ask nobody.
     pub(crate) resolv_conf: Option<PathBuf>,
-    /// Ranges of all pods.
-    pub(crate) cluster_cidrs: Vec<IpNet>,
     /// Control group of the pods, below the root.
     pub(crate) pod_cgroup: PathBuf,
     /// Remove everything at the end.
     pub(crate) cleanup_on_exit: bool,
+}
+
+impl Settings {
+    /// Name of the Node.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.planning.node_name
+    }
 }
 
 /// The one World of this process: the agent writes, DNS reads.
@@ -87,11 +92,14 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let has_ipv6 = settings.addresses.iter().any(IpAddr::is_ipv6);
     let mut kernel = Rtnetlink::open()?;
     pod::wiring::prepare_node(&mut kernel, has_ipv6).context("prepare this node's network")?;
+    if let Err(error) = proxy::host::reserve_node_ports() {
+        tracing::warn!("{}", sentence(&error));
+    }
 
     let mut tasks = JoinSet::new();
     let (readiness, ready) = watch::channel(Err("waiting for a pod range (spec.podCIDRs)"));
     let registration =
-        Registration { name: settings.name.clone(), addresses: settings.addresses.clone() };
+        Registration { name: settings.name().clone(), addresses: settings.addresses.clone() };
     tasks.spawn(registration.keep(client.clone(), ready));
 
     let world = SharedWorld::default();
@@ -109,7 +117,7 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     }
     tasks.shutdown().await;
     if settings.cleanup_on_exit {
-        clean_up(&settings.name, &settings.data_dir, &settings.pod_cgroup)?;
+        clean_up(settings.name(), &settings.data_dir, &settings.pod_cgroup)?;
     }
     Ok(())
 }

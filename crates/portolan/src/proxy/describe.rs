@@ -75,10 +75,10 @@ fn list(text: &mut String, label: &str, items: &[impl ToString]) -> fmt::Result 
 #[cfg(test)]
 mod tests {
     use model::{Event, Object, World};
+    use plan::{LocalDetector, NodePortAddresses, NodeSettings};
     use serde_json::json;
 
     use super::*;
-    use crate::node::node_settings;
     use crate::proxy::Planner;
 
     #[test]
@@ -107,7 +107,13 @@ mod tests {
         });
         world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
         world.apply(Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap())));
-        let settings = node_settings("node-1", &["10.244.0.0/16".parse().unwrap()]);
+        let settings = NodeSettings {
+            node_name: "node-1".into(),
+            local_detector: LocalDetector::Sources(vec!["10.244.0.0/16".parse().unwrap()]),
+            masquerade_all: false,
+            node_port_addresses: NodePortAddresses::Primary,
+            allowed_external_ips: Vec::new(),
+        };
         let plan = Planner::new(settings, &world).whole(&world);
         insta::assert_snapshot!(describe(&plan, &[]), @r"
         node node-1

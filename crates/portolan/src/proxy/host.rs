@@ -1,21 +1,25 @@
-//! What kube-proxy sets on the host besides rules: limits and timeouts of connection tracking, and
-//! the process's own chance to survive when memory runs out.
+//! What a proxy sets on the host besides rules: limits and timeouts of connection tracking, node
+//! ports that no program gets by chance, and the process's own chance to survive when memory runs out.
 //!
 //! What was there before is remembered until the machine restarts, so that `portolan cleanup` can put
 //! it back.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use dataplane::nftables::NODE_PORTS;
 use kernel::sysctl;
 
 use super::config::{Conntrack, GoDuration};
 use crate::errors::sentence;
 
 /// Where values from before are remembered; `/run` forgets them when the kernel does.
-const BEFORE: &str = "/run/portolan/sysctls.json";
+const DIRECTORY: &str = "/run/portolan";
 const MAX: &str = "net/netfilter/nf_conntrack_max";
+/// Ports that a program which asks for any does not get (ip-sysctl).
+const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 const HASH_SIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 /// More than this kube-proxy never asks for.
 const MOST: i64 = 1 << 20;
@@ -31,6 +35,9 @@ pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
             tracing::warn!("{}", sentence(&error));
         }
     }
+    if let Err(error) = reserve_node_ports() {
+        tracing::warn!("{}", sentence(&error));
+    }
     if let Some(max) = max(config, cores) {
         grow_hash_table(max / 4);
     }
@@ -38,12 +45,13 @@ pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
 
 /// Puts back what was there before the first start. Succeeds if nothing was ever set.
 pub(crate) fn restore() -> anyhow::Result<()> {
-    let Ok(text) = fs::read(BEFORE) else { return Ok(()) };
+    let path = before_path()?;
+    let Ok(text) = fs::read(&path) else { return Ok(()) };
     let before: BTreeMap<String, String> = serde_json::from_slice(&text)?;
     for (name, value) in before {
         sysctl::write(&name, &value)?;
     }
-    fs::remove_file(BEFORE)?;
+    fs::remove_file(path)?;
     Ok(())
 }
 
@@ -82,6 +90,39 @@ fn max(config: &Conntrack, cores: usize) -> Option<i64> {
     Some(per_core.saturating_mul(cores).max(config.min.unwrap_or(0)).min(MOST))
 }
 
+/// Keeps node ports from being given to programs that ask for any port. Ports that are reserved
+/// already stay so.
+pub(crate) fn reserve_node_ports() -> anyhow::Result<()> {
+    let reserved = sysctl::read(RESERVED)?;
+    set(RESERVED, &with_range(&reserved, NODE_PORTS))
+}
+
+/// A list of ports and ranges, as the kernel writes it, with one range more.
+fn with_range(list: &str, (first, last): (u16, u16)) -> String {
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    let mut ranges: Vec<(u16, u16)> = list
+        .split(',')
+        .filter_map(|part| match part.split_once('-') {
+            Some((first, last)) => Some((number(first)?, number(last)?)),
+            None => number(part).map(|port| (port, port)),
+        })
+        .collect();
+    ranges.push((first, last));
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    let text = |(first, last): &(u16, u16)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    merged.iter().map(text).collect::<Vec<_>>().join(",")
+}
+
 fn set(name: &str, value: &str) -> anyhow::Result<()> {
     let before = sysctl::read(name)?;
     if before == value {
@@ -91,9 +132,18 @@ fn set(name: &str, value: &str) -> anyhow::Result<()> {
     remember(name, before)
 }
 
+/// The file of this network namespace, whose parameters these are.
+fn before_path() -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let namespace =
+        fs::metadata("/proc/thread-self/ns/net").context("tell the network namespace")?;
+    Ok(Path::new(DIRECTORY).join(format!("sysctls-{}.json", namespace.ino())))
+}
+
 /// Remembers the value of the first time only: later ones are ours.
 fn remember(name: &str, before: String) -> anyhow::Result<()> {
-    let mut all: BTreeMap<String, String> = match fs::read(BEFORE) {
+    let path = before_path()?;
+    let mut all: BTreeMap<String, String> = match fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
         Err(_) => BTreeMap::new(),
     };
@@ -101,10 +151,7 @@ fn remember(name: &str, before: String) -> anyhow::Result<()> {
         return Ok(());
     }
     all.insert(name.to_owned(), before);
-    let path = Path::new(BEFORE);
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
+    fs::create_dir_all(DIRECTORY)?;
     let unfinished = path.with_extension("new");
     fs::write(&unfinished, serde_json::to_vec(&all)?)?;
     Ok(fs::rename(unfinished, path)?)
@@ -123,6 +170,16 @@ fn grow_hash_table(buckets: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn node_ports_join_what_is_reserved() {
+        let reserved = |list| with_range(list, (30000, 32767));
+        assert_eq!(reserved(""), "30000-32767");
+        assert_eq!(reserved("30000-32767"), "30000-32767");
+        assert_eq!(reserved("8080,32768-33000"), "8080,30000-33000");
+        assert_eq!(reserved("29000-40000"), "29000-40000");
+        assert_eq!(reserved("65535,1-5"), "1-5,30000-32767,65535");
+    }
 
     #[test]
     fn limits_follow_the_cores_within_bounds() {

@@ -5,8 +5,10 @@ pub(crate) mod config;
 mod describe;
 mod health;
 pub(crate) mod host;
+mod listeners;
 mod metrics;
 mod planner;
+mod report;
 mod run;
 mod serve;
 pub(crate) mod takeover;
@@ -17,20 +19,22 @@ use std::time::Instant;
 
 use anyhow::Context;
 use dataplane::nftables::{self, Nftables};
-use dataplane::{Status, Sync, Update};
+use dataplane::{Sync, Update};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::ObjectReference;
 use model::{Kind, Touched, World};
-use plan::{GroupId, LocalDetector, NodePlan, NodeSettings};
-use tokio::sync::{mpsc, watch};
+use plan::{Group, GroupId, LocalDetector, NodeFacts, NodePlan, NodeSettings};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::client::{self, Client, Recorder, Severity};
+use crate::client::{self, Client, Recorder};
 pub(crate) use describe::describe;
 use health::Health;
 use health::node_port::HealthCheckPorts;
+use listeners::NodePorts;
 use metrics::Metrics;
 use planner::Planner;
+use report::Reporter;
+pub(crate) use report::{NOT_PROGRAMMED, PROGRAMMED};
 pub(crate) use run::{Settings, run};
 
 /// Watch events that may wait to be taken in. A full channel slows the watches down, nothing is lost.
@@ -52,7 +56,30 @@ pub(crate) struct Proxy {
 struct Programmed {
     planner: Planner,
     sync: Sync,
+    followers: Followers,
+}
+
+/// Who else follows the plans of Services.
+struct Followers {
     health_checks: HealthCheckPorts,
+    node_ports: NodePorts,
+    reporter: Reporter,
+    metrics: Metrics,
+}
+
+impl Followers {
+    /// A Service is planned anew; `None` if it is no more.
+    fn follow(&mut self, world: &World, id: &GroupId, group: Option<&Group>) {
+        self.reporter.follow(world, id, group);
+        self.health_checks.follow(id, group.and_then(|group| group.health_check.as_ref()));
+        self.node_ports.follow(id, group);
+        self.metrics.planned(id, group);
+    }
+
+    fn set_node(&self, node: &NodeFacts) {
+        self.health_checks.set_node(node.clone());
+        self.node_ports.set_node(node.clone());
+    }
 }
 
 impl Proxy {
@@ -98,7 +125,7 @@ impl Proxy {
     ) -> anyhow::Result<()> {
         let start = Instant::now();
         self.health.follow(world, &self.settings.node_name);
-        if let Some(Programmed { planner, sync, health_checks }) = &mut self.programmed {
+        if let Some(Programmed { planner, sync, followers }) = &mut self.programmed {
             let updates = planner.updates(world, touched);
             if !updates.is_empty() {
                 self.metrics.queued();
@@ -106,12 +133,8 @@ impl Proxy {
             }
             for update in updates {
                 match &update {
-                    Update::Group(id, group) => {
-                        let wanted = group.as_ref().and_then(|group| group.health_check.as_ref());
-                        health_checks.follow(id, wanted);
-                        self.metrics.planned(id, group.as_ref());
-                    }
-                    Update::Node(node, _) => health_checks.set_node(node.clone()),
+                    Update::Group(id, group) => followers.follow(world, id, group.as_ref()),
+                    Update::Node(node, _) => followers.set_node(node),
                     Update::Tampered(_) => {}
                 }
                 sync.update(update);
@@ -126,11 +149,19 @@ impl Proxy {
         tracing::info!(services = whole.len(), took = ?start.elapsed(), "planned everything");
         let node = self.settings.node_name.clone();
         let recorder = Recorder::new(self.client.clone(), "portolan-proxy", Some(node));
-        let mut health_checks =
-            HealthCheckPorts::new(whole.node.clone(), self.health.clone(), Some(recorder.clone()));
+        let reporter = Reporter::new(recorder);
+        let mut followers = Followers {
+            health_checks: HealthCheckPorts::new(
+                whole.node.clone(),
+                self.health.clone(),
+                Some(reporter.clone()),
+            ),
+            node_ports: NodePorts::new(whole.node.clone()),
+            reporter: reporter.clone(),
+            metrics: self.metrics.clone(),
+        };
         for group in whole.groups() {
-            health_checks.follow(&group.id, group.health_check.as_ref());
-            self.metrics.planned(&group.id, Some(group));
+            followers.follow(world, &group.id, Some(group));
         }
         let backend = Nftables::open().context("open nftables")?;
         let own_port = backend.port();
@@ -140,7 +171,11 @@ impl Proxy {
             Sync::start(Box::new(backend), whole, observer).context("start the data plane")?;
         let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
         self.tasks.spawn(watch);
-        self.tasks.spawn(report_quarantine(recorder, sync.status()));
+        self.tasks.spawn(reporter.clone().quarantine(sync.status()));
+        match followers.node_ports.watch(reporter) {
+            Ok(watch) => _ = self.tasks.spawn(watch),
+            Err(error) => tracing::warn!(%error, "listeners at node ports are not noticed"),
+        }
         self.health.watch(sync.status());
         if self.takes_over {
             let mut status = sync.status();
@@ -151,7 +186,7 @@ impl Proxy {
                 }
             });
         }
-        self.programmed = Some(Programmed { planner, sync, health_checks });
+        self.programmed = Some(Programmed { planner, sync, followers });
         Ok(())
     }
 }
@@ -207,47 +242,6 @@ pub(crate) async fn watched_kinds(client: &Client) -> Vec<Kind> {
 async fn serves_service_cidrs(client: &Client) -> bool {
     let resources = client.list_api_group_resources("networking.k8s.io/v1").await;
     resources.is_ok_and(|list| list.resources.iter().any(|r| r.name == "servicecidrs"))
-}
-
-/// The Service that a group is the plan of.
-fn service_reference(id: &GroupId) -> Option<ObjectReference> {
-    let (namespace, name) = id.split_once('/')?;
-    Some(ObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Service".into()),
-        namespace: Some(namespace.into()),
-        name: Some(name.into()),
-        ..ObjectReference::default()
-    })
-}
-
-/// Reason of the Event on a Service that is not programmed.
-pub(crate) const NOT_PROGRAMMED: &str = "NotProgrammed";
-/// Reason of the Event on a Service that was not programmed and is now.
-pub(crate) const PROGRAMMED: &str = "Programmed";
-
-/// Says on each Service that the kernel refuses why it does, and when it does no more.
-async fn report_quarantine(recorder: Recorder, mut status: watch::Receiver<Status>) {
-    let mut reported = BTreeSet::new();
-    while status.changed().await.is_ok() {
-        let refused = status.borrow_and_update().quarantined.clone();
-        let gone: Vec<GroupId> =
-            reported.iter().filter(|id| !refused.contains_key(*id)).cloned().collect();
-        for id in gone {
-            reported.remove(&id);
-            if let Some(about) = service_reference(&id) {
-                let message = "programmed, as it or what stood in its way has changed";
-                recorder.record(&about, Severity::Normal, PROGRAMMED, message).await;
-            }
-        }
-        for (id, reason) in refused {
-            if !reported.insert(id.clone()) {
-                continue;
-            }
-            let Some(about) = service_reference(&id) else { continue };
-            recorder.record(&about, Severity::Warning, NOT_PROGRAMMED, reason).await;
-        }
-    }
 }
 
 #[cfg(test)]

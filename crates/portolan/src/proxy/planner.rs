@@ -84,6 +84,7 @@ mod tests {
             local_detector: LocalDetector::None,
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
+            allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         }
     }
 

@@ -169,6 +169,8 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
             .args(["--node-name", &node.name, "--node-ip", &node.address.to_string()])
             .args(["--cluster-dns", &dns.to_string(), "--resolv-conf", ""])
             .args(["--cluster-cidr", &options.cluster_cidr.to_string()])
+            // Whoever may write Services in a lab owns it.
+            .args(["--allow-external-ips", "0.0.0.0/0,::/0"])
             .arg("--pod-cgroup")
             .arg(format!("portolan-lab-{}/pods/{}", options.name, node.name));
         lab.start(&node.name, &node.name, agent)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ::kernel::conntrack::{self, Transport};
+use ::kernel::conntrack::{self, Filter, Transport};
 use ::kernel::netlink::{self, Socket};
 use ::kernel::nftables::Family;
 use dataplane::nftables::Nftables;
@@ -144,7 +144,8 @@ impl Runner {
 fn forget_datagrams() {
     let mut socket = Socket::open(netlink::Protocol::Netfilter).unwrap();
     for family in [Family::Ipv4, Family::Ipv6] {
-        conntrack::delete_stale(&mut socket, family, Transport::Udp, |_| true).unwrap();
+        conntrack::delete_stale(&mut socket, &Filter::all(family, Transport::Udp), |_| true)
+            .unwrap();
     }
 }
 

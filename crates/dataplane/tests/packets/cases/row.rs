@@ -52,6 +52,9 @@ pub(crate) struct NodeRow {
     pub(crate) zone: Option<String>,
     pub(crate) masquerade_all: bool,
     pub(crate) node_port_addresses: Vec<String>,
+    /// Which external addresses are served; all if nothing is said.
+    #[serde(rename = "allowExternalIPs")]
+    pub(crate) allow_external_ips: Option<Vec<String>>,
     pub(crate) detector: DetectorRow,
     /// Addresses that the node has besides its own two.
     pub(crate) local: Vec<String>,
@@ -202,6 +205,7 @@ impl Default for NodeRow {
             zone: Some("a".to_owned()),
             masquerade_all: false,
             node_port_addresses: Vec::new(),
+            allow_external_ips: None,
             detector: DetectorRow::Range,
             local: Vec::new(),
         }

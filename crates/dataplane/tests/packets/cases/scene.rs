@@ -231,6 +231,10 @@ impl Variant {
                 local_detector,
                 masquerade_all: row.masquerade_all,
                 node_port_addresses,
+                allowed_external_ips: match &row.allow_external_ips {
+                    Some(ranges) => ranges.iter().map(range).collect(),
+                    None => ["0.0.0.0/0", "::/0"].map(|all| all.parse().unwrap()).into(),
+                },
             },
             zone: row.zone.as_deref().map(Into::into),
             addresses: vec![self.address("NODE")],

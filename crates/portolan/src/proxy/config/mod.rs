@@ -100,6 +100,7 @@ impl KubeProxyConfiguration {
             local_detector,
             masquerade_all: self.nftables.masquerade_all,
             node_port_addresses,
+            allowed_external_ips: Vec::new(),
         }
     }
 

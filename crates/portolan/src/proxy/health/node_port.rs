@@ -15,9 +15,9 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Health;
-use crate::client::{Recorder, Severity};
+use crate::client::Severity;
+use crate::proxy::report::Reporter;
 use crate::proxy::serve::{Answer, answer_all};
-use crate::proxy::service_reference;
 
 /// Pause before a port that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(in crate::proxy) struct HealthCheckPorts {
     running: BTreeMap<GroupId, Running>,
     node: Arc<RwLock<NodeFacts>>,
     health: Health,
-    recorder: Option<Recorder>,
+    reporter: Option<Reporter>,
     tasks: JoinSet<()>,
 }
 
@@ -38,14 +38,14 @@ struct Running {
 }
 
 impl HealthCheckPorts {
-    /// None yet. What can't be bound is said by `recorder`.
+    /// None yet. What can't be bound is said by `reporter`.
     pub(in crate::proxy) fn new(
         node: NodeFacts,
         health: Health,
-        recorder: Option<Recorder>,
+        reporter: Option<Reporter>,
     ) -> Self {
         let node = Arc::new(RwLock::new(node));
-        Self { running: BTreeMap::new(), node, health, recorder, tasks: JoinSet::new() }
+        Self { running: BTreeMap::new(), node, health, reporter, tasks: JoinSet::new() }
     }
 
     /// Notes what the node's addresses are, and which of them accept node ports.
@@ -69,7 +69,7 @@ impl HealthCheckPorts {
             id.clone(),
             wanted.port,
             self.node.clone(),
-            self.recorder.clone(),
+            self.reporter.clone(),
             {
                 let (id, health, count) =
                     (id.clone(), self.health.clone(), local_endpoints.clone());
@@ -85,7 +85,7 @@ async fn serve(
     id: GroupId,
     port: NonZeroU16,
     node: Arc<RwLock<NodeFacts>>,
-    recorder: Option<Recorder>,
+    reporter: Option<Reporter>,
     answer: impl Fn() -> Answer + Send + Sync + 'static,
 ) {
     let mut is_said = false;
@@ -95,11 +95,9 @@ async fn serve(
             Err(error) => {
                 let message = format!("healthCheckNodePort {port}: can't listen: {error}");
                 tracing::warn!(service = %id, "{message}");
-                if let (Some(recorder), Some(about), false) =
-                    (&recorder, service_reference(&id), is_said)
-                {
+                if let Some(reporter) = reporter.as_ref().filter(|_| !is_said) {
                     let reason = "FailedToStartServiceHealthcheck";
-                    recorder.record(&about, Severity::Warning, reason, message).await;
+                    reporter.service(&id, Severity::Warning, reason, message).await;
                     is_said = true;
                 }
                 tokio::time::sleep(RETRY).await;
@@ -155,6 +153,7 @@ mod tests {
                 local_detector: LocalDetector::None,
                 masquerade_all: false,
                 node_port_addresses: NodePortAddresses::Primary,
+                allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             },
             zone: None,
             addresses: Vec::new(),
