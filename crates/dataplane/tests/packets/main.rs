@@ -10,6 +10,7 @@ mod invalid;
 mod load;
 mod loopback;
 mod masquerade;
+mod quarantine;
 mod random;
 mod refusal;
 mod tampering;
