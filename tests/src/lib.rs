@@ -4,10 +4,12 @@
 //! wait is bounded, and a lab that a test made is taken down however the test ends.
 
 mod lab;
+mod proxy;
 mod run;
 mod server;
 
 pub use lab::Lab;
+pub use proxy::Proxy;
 pub use run::{Output, kubectl_path, portolan_path, run};
 pub use server::Server;
 

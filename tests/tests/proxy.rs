@@ -1,67 +1,18 @@
 //! `portolan proxy` by itself: on a host that runs no node agent, in the place of kube-proxy.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::{Lab, eventually, portolan_path, run};
+use e2e::{Lab, Proxy, eventually, portolan_path, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// A host of the lab without an agent, and so without Services.
-const HOST: &str = "control-plane";
-
-/// A proxy on [`HOST`]; killed when dropped.
-struct Proxy {
-    exec: Child,
-    /// What only its command line holds.
-    pattern: String,
-}
-
-impl Proxy {
-    fn start(lab: &Lab) -> Self {
-        Self::start_with(lab, &[])
-    }
-
-    fn start_with(lab: &Lab, arguments: &[&str]) -> Self {
-        // How the nodes reach the API server: the administrator's is on the machine's loopback.
-        let kubeconfig = format!("/run/portolan/lab/{}/node-1/kubeconfig", lab.name());
-        let portolan = portolan_path();
-        let exec = Command::new(&portolan)
-            .args(["lab", "exec", "--name", lab.name(), HOST, "--"])
-            .arg(&portolan)
-            .args(["--log-level", "warn", "proxy", "--kubeconfig", &kubeconfig])
-            .args(["--hostname-override", HOST, "--cluster-cidr", "10.244.0.0/16"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the binary under test starts");
-        Self { exec, pattern: format!("warn proxy --kubeconfig {kubeconfig}") }
-    }
-
-    fn end(&mut self, signal: &str) {
-        let mut kill = Command::new("pkill");
-        kill.args([signal, "-f", &self.pattern]);
-        // Whether there was one is seen by what happens next.
-        let _ = run(kill, LIMIT);
-        let _ = self.exec.wait();
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.end("-KILL");
-    }
-}
+const HOST: &str = Proxy::HOST;
 
 #[test]
 fn services_work_where_only_the_proxy_runs_and_outlive_it() {
     let lab = Lab::up_with_examples();
     lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
-    // Pods are reached by routes that a network of pods would make.
-    for node in ["node-1", "node-2"] {
-        let range = lab.field("node", node, "{.spec.podCIDR}");
-        let gateway = lab.field("node", node, "{.status.addresses[0].address}");
-        lab.exec(HOST, &["ip", "route", "add", &range, "via", &gateway]).expect_success();
-    }
+    Proxy::prepare(&lab);
     let vip = lab.field("service", "nginx-service", "{.spec.clusterIP}");
     let url = format!("http://{vip}:30080/");
     lab.curl(HOST, &url).expect_failure();

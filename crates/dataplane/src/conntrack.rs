@@ -3,7 +3,9 @@
 //! A UDP client has no connection to lose: as long as it sends, its entry lives, and its packets go
 //! where the entry says. So entries of changed ports that lead to nobody who serves are forgotten
 //! once the new endpoints are programmed, among them entries made while there was no endpoint at
-//! all. TCP and SCTP clients notice by themselves, and are left alone.
+//! all, and those of ports that nobody serves any more or that are gone: kube-proxy leaves these to
+//! age, which they do not as long as the client sends. TCP and SCTP clients notice by themselves, and
+//! are left alone.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -11,15 +13,16 @@ use std::net::SocketAddr;
 use kernel::conntrack::{Filter, Transport};
 use kernel::netlink::Socket;
 use model::{Family, Protocol};
-use plan::{FrontendAddress, Group};
+use plan::{FrontendAddress, FrontendKey, Group};
 
-/// Forgets the entries of the UDP ports of `groups` that lead to endpoints which do not serve them;
-/// answers how many. `socket` is one for netfilter, of the namespace that is meant.
+/// Forgets the entries of the UDP ports of `groups` that lead to endpoints which do not serve them,
+/// and those of frontends that are `gone`; answers how many. `socket` is one for netfilter, of the namespace that is meant.
 pub fn forget_stale<'g>(
     socket: &mut Socket,
     groups: impl IntoIterator<Item = &'g Group>,
+    gone: &BTreeSet<FrontendKey>,
 ) -> kernel::Result<usize> {
-    let serving = Serving::of(groups);
+    let serving = Serving::of(groups, gone);
     let mut forgotten = 0;
     for filter in serving.filters() {
         forgotten += kernel::conntrack::delete_stale(socket, &filter, |entry| {
@@ -33,7 +36,7 @@ pub fn forget_stale<'g>(
 /// request, so for more of them it is asked for everything once.
 const MAX_FILTERS: usize = 16;
 
-/// Who serves which UDP frontend. Ports that nobody serves are not in it: their entries age.
+/// Who serves which UDP frontend.
 #[derive(Debug, Default)]
 struct Serving<'g> {
     addresses: HashMap<SocketAddr, &'g [SocketAddr]>,
@@ -41,29 +44,29 @@ struct Serving<'g> {
 }
 
 impl<'g> Serving<'g> {
-    fn of(groups: impl IntoIterator<Item = &'g Group>) -> Self {
+    fn of(groups: impl IntoIterator<Item = &'g Group>, gone: &BTreeSet<FrontendKey>) -> Self {
         let mut all = Self::default();
+        for key in gone.iter().filter(|key| key.protocol == Protocol::Udp) {
+            all.insert(key, &[]);
+        }
         for group in groups {
             for frontend in group.frontends.iter().filter(|f| f.key.protocol == Protocol::Udp) {
                 let Some(port) = group.udp_ports.iter().find(|udp| udp.port == frontend.port)
                 else {
                     continue;
                 };
-                if port.serving.is_empty() {
-                    continue;
-                }
-                let number = frontend.key.port.get();
-                match frontend.key.address {
-                    FrontendAddress::Ip(ip) => {
-                        all.addresses.insert(SocketAddr::new(ip, number), &port.serving);
-                    }
-                    FrontendAddress::AnyOfNode(family) => {
-                        all.node_ports.insert((family, number), &port.serving);
-                    }
-                }
+                all.insert(&frontend.key, &port.serving);
             }
         }
         all
+    }
+
+    fn insert(&mut self, key: &FrontendKey, serving: &'g [SocketAddr]) {
+        let port = key.port.get();
+        match key.address {
+            FrontendAddress::Ip(ip) => self.addresses.insert(SocketAddr::new(ip, port), serving),
+            FrontendAddress::AnyOfNode(family) => self.node_ports.insert((family, port), serving),
+        };
     }
 
     /// What the kernel is asked for.
@@ -90,10 +93,13 @@ impl<'g> Serving<'g> {
     /// should lead elsewhere.
     fn is_stale(&self, destination: SocketAddr, server: SocketAddr) -> bool {
         let node_port = (Family::of(destination.ip()), destination.port());
-        self.addresses
-            .get(&destination)
-            .or_else(|| self.node_ports.get(&node_port))
-            .is_some_and(|serving| !serving.contains(&server))
+        self.addresses.get(&destination).or_else(|| self.node_ports.get(&node_port)).is_some_and(
+            |serving| match serving {
+                // What was never translated has nothing to do with a port that nobody serves.
+                [] => server != destination,
+                serving => !serving.contains(&server),
+            },
+        )
     }
 }
 
@@ -135,7 +141,8 @@ mod tests {
     }
 
     fn is_stale(group: &Group, destination: &str, server: &str) -> bool {
-        Serving::of([group]).is_stale(destination.parse().unwrap(), server.parse().unwrap())
+        Serving::of([group], &BTreeSet::new())
+            .is_stale(destination.parse().unwrap(), server.parse().unwrap())
     }
 
     #[test]
@@ -157,11 +164,25 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_nobody_serves_and_other_protocols_are_left_alone() {
+    fn clients_of_ports_that_nobody_serves_are_told() {
         let nobody = group(Protocol::Udp, &[]);
-        assert!(!is_stale(&nobody, "10.96.0.10:53", "10.244.1.9:5353"));
-        assert_eq!(Serving::of([&nobody]).filters(), []);
+        assert!(is_stale(&nobody, "10.96.0.10:53", "10.244.1.9:5353"));
+        assert!(!is_stale(&nobody, "192.0.2.9:30053", "192.0.2.9:30053"), "another's own");
+        let gone = nobody.frontends.iter().map(|frontend| frontend.key).collect();
+        let stale = |group: &[&Group], destination: &str| {
+            let server = "10.244.1.9:5353".parse().unwrap();
+            Serving::of(group.iter().copied(), &gone).is_stale(destination.parse().unwrap(), server)
+        };
+        assert!(stale(&[], "10.96.0.10:53"));
+        assert!(stale(&[], "192.0.2.1:30053"));
+        let another = super::tests::group(Protocol::Udp, &["10.244.1.9:5353"]);
+        assert!(!stale(&[&another], "10.96.0.10:53"), "another Service has it now");
+    }
+
+    #[test]
+    fn other_protocols_are_left_alone() {
         let tcp = group(Protocol::Tcp, &["10.244.1.2:5353"]);
         assert!(!is_stale(&tcp, "10.96.0.10:53", "10.244.1.9:5353"));
+        assert_eq!(Serving::of([&tcp], &BTreeSet::new()).filters(), []);
     }
 }

@@ -295,11 +295,10 @@ impl Loop {
 fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>, observer: &mut dyn Observer) {
     let groups = programmed.groups.iter().filter_map(|(_, group)| group.clone());
     let with_udp: Vec<_> = groups.filter(|group| !group.udp_ports.is_empty()).collect();
-    if with_udp.is_empty() {
-        return;
-    }
     let start = Instant::now();
     match backend.forget_stale(&with_udp) {
+        // No UDP port was touched.
+        Ok(0) if with_udp.is_empty() => {}
         Ok(forgotten) => {
             observer.forgotten(forgotten, start.elapsed());
             if forgotten > 0 {

@@ -10,9 +10,9 @@ use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{
     self, BaseChain, Batch, Chain, ChainType, Family, Hook, Name, Operation, Refused, Rule, Verdict,
 };
-use plan::{Group, GroupId, LocalDetector};
+use plan::{FrontendKey, Group, GroupId, LocalDetector};
 
-use super::layout::{Dispatch, Element, SetName};
+use super::layout::{Dispatch, Element, SetName, frontend_key};
 use super::rules::{self, REFUSALS, RuleChain, Rules, SOURCES, affinity_map, dispatch_map};
 use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, from_kernel, to_kernel};
 use super::table::{Changes, Content, Table};
@@ -21,6 +21,13 @@ use crate::{Error, Result, conntrack};
 
 /// Name of our table in each family.
 pub const TABLE: &str = "portolan";
+
+/// Name of the table that does the work of [`TABLE`] while that is made anew.
+///
+/// A packet sees the tables' chains one after the other, and each as of the moment at which it gets
+/// there. So when a table is replaced in one transaction, a packet can pass the new one a moment
+/// before it begins and the old one a moment after it ended. This one is there before and after.
+const HANDOVER: &str = "portolan-handover";
 
 /// Unused chains that are kept in each table.
 const MAX_UNUSED_CHAINS: usize = 64;
@@ -33,10 +40,12 @@ const RESTORE_ATTEMPTS: usize = 5;
 pub struct Nftables {
     socket: Socket,
     tables: Vec<FamilyTable>,
+    /// Frontends that are gone and whose tracked connections are still to be looked at.
+    gone: BTreeSet<FrontendKey>,
 }
 
 /// Our table in one family, and what it holds after the last successful transaction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FamilyTable {
     id: nftables::Table,
     content: Table,
@@ -45,10 +54,24 @@ struct FamilyTable {
     unused: BTreeSet<(SetName, Dispatch)>,
 }
 
+/// What the kernel holds of a table.
+enum Held {
+    /// There is none.
+    Nothing,
+    /// One that we would make otherwise: another version's, or changed by others.
+    Other,
+    /// One that differs from ours in its content at most.
+    Ours(Content),
+}
+
 impl Nftables {
     /// Opens the packet filter of the calling thread's network namespace. Changes nothing.
     pub fn open() -> Result<Self> {
-        Ok(Self { socket: Socket::open(Protocol::Netfilter)?, tables: Vec::new() })
+        Ok(Self {
+            socket: Socket::open(Protocol::Netfilter)?,
+            tables: Vec::new(),
+            gone: BTreeSet::new(),
+        })
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -66,22 +89,31 @@ impl Nftables {
             let generation = nftables::generation(&mut self.socket)?;
             let mut chains = Batch::new();
             let mut elements = Batch::new();
+            let mut replaced = Vec::new();
             for table in &mut *tables {
                 let wanted = table.content.content();
-                let changes = match table.read(&mut self.socket)? {
-                    Some(held) => {
+                let held = table.read(&mut self.socket)?;
+                let changes = match held {
+                    Held::Ours(held) => {
                         let changes = held.changes_to(&wanted);
+                        self.gone.extend(table.frontends(&changes.removed));
                         table.unused = changes.old_chains.clone();
                         table.append_chains(&mut chains, &held.chains, &changes.new_chains);
                         changes
                     }
-                    None => {
+                    Held::Nothing | Held::Other => {
+                        if matches!(held, Held::Other) {
+                            replaced.push(table.handover());
+                        }
                         table.append_whole(&mut elements);
                         continue;
                     }
                 };
                 table.append_elements(&mut elements, &changes);
             }
+            // What was read is compared with the generation, and this makes one of its own.
+            let generation = generation.wrapping_add(u32::from(!replaced.is_empty()));
+            self.hand_over(replaced)?;
             let mut operations = chains.operations().len() + elements.operations().len();
             let outcome = chains.run(&mut self.socket, Some(generation)).and_then(|()| {
                 // If the first batch was not empty, it has made the next generation.
@@ -93,9 +125,32 @@ impl Nftables {
                 Err(other) => return Err(other),
                 Ok(()) => operations += self.remove_unused(tables)?,
             }
+            // An earlier process may have left it.
+            self.end_handover()?;
             return Ok(operations);
         }
         Err(Refused::Stale)
+    }
+
+    /// Lets other tables do the work of those that are about to be replaced.
+    fn hand_over(&mut self, tables: Vec<FamilyTable>) -> Result<(), Refused> {
+        let mut batch = Batch::new();
+        for mut table in tables {
+            table.append_whole(&mut batch);
+        }
+        batch.run(&mut self.socket, None)
+    }
+
+    /// Removes what [`Nftables::hand_over`] made, if it is there.
+    fn end_handover(&mut self) -> Result<(), Refused> {
+        let mut batch = Batch::new();
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let table = nftables::Table { family, name: HANDOVER.into() };
+            if nftables::table_exists(&mut self.socket, &table)? {
+                batch.push(Operation::DeleteTable(table));
+            }
+        }
+        batch.run(&mut self.socket, None)
     }
 
     /// Removes chains that no entry leads to, if there are many.
@@ -178,6 +233,7 @@ impl Backend for Nftables {
     fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
         let mut chains = Batch::new();
         let mut elements = Batch::new();
+        let mut replaced = Vec::new();
         for table in &mut self.tables {
             let mut present = table.content.chains();
             present.append(&mut table.unused.clone());
@@ -188,18 +244,25 @@ impl Backend for Nftables {
                 let detector = &plan.node.settings.local_detector;
                 if !have_the_same_rules(&table.detector, detector) {
                     table.detector = detector.clone();
+                    replaced.push(table.handover());
                     table.append_whole(&mut elements);
                     continue;
                 }
             }
+            self.gone.extend(table.frontends(&changes.removed));
             let missing = changes.new_chains.difference(&present).copied().collect();
             table.append_chains(&mut chains, &present, &missing);
             table.append_elements(&mut elements, &changes);
             table.unused.retain(|chain| !changes.new_chains.contains(chain));
             table.unused.append(&mut changes.old_chains);
         }
+        let is_replaced = !replaced.is_empty();
+        self.hand_over(replaced).map_err(failure)?;
         chains.run(&mut self.socket, None).map_err(failure)?;
         elements.run(&mut self.socket, None).map_err(failure)?;
+        if is_replaced {
+            self.end_handover().map_err(failure)?;
+        }
         let mut tables = std::mem::take(&mut self.tables);
         let removed = self.remove_unused(&mut tables).map_err(failure);
         self.tables = tables;
@@ -207,7 +270,10 @@ impl Backend for Nftables {
     }
 
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize> {
-        Ok(conntrack::forget_stale(&mut self.socket, groups.iter().map(|group| &**group))?)
+        let groups = groups.iter().map(|group| &**group);
+        let forgotten = conntrack::forget_stale(&mut self.socket, groups, &self.gone)?;
+        self.gone.clear();
+        Ok(forgotten)
     }
 
     fn cleanup(&mut self) -> Result<()> {
@@ -219,7 +285,8 @@ impl Backend for Nftables {
             }
         }
         self.tables.clear();
-        batch.run(&mut self.socket, None).map_err(failure)
+        batch.run(&mut self.socket, None).map_err(failure)?;
+        self.end_handover().map_err(failure)
     }
 }
 
@@ -230,6 +297,27 @@ impl FamilyTable {
 
     fn rules(&self) -> Rules<'_> {
         Rules::new(self.family(), &self.detector)
+    }
+
+    /// The frontends that elements are for.
+    fn frontends(&self, elements: &[Element]) -> impl Iterator<Item = FrontendKey> {
+        let family = self.content.family();
+        let entries = elements.iter().filter(|element| ENTRY_MAPS.contains(&element.set));
+        entries.filter_map(move |element| frontend_key(element.set, family, &element.key))
+    }
+
+    /// The same under another name, for the time that this one is replaced.
+    fn handover(&self) -> Self {
+        let id = nftables::Table { family: self.family(), name: HANDOVER.into() };
+        Self { id, ..self.clone() }
+    }
+
+    /// The hook of one of our chains; `None` if packets come from other chains only.
+    fn base_chain(&self, name: &str) -> Option<BaseChain> {
+        let mut base = base_chain(name)?;
+        // Affinity is remembered where packets come first.
+        base.priority += i32::from(&*self.id.name == HANDOVER);
+        Some(base)
     }
 
     /// Appends the making of the table with all that is always in it, in the place of what is there.
@@ -244,7 +332,7 @@ impl FamilyTable {
         }
         let chains = self.rules().constant_chains();
         for chain in &chains {
-            let base = base_chain(&chain.name);
+            let base = self.base_chain(&chain.name);
             batch.push(Operation::AddChain(table(), Chain { name: chain.name.clone(), base }));
         }
         for (map, key, verdict) in rules::constant_verdicts() {
@@ -321,11 +409,16 @@ impl FamilyTable {
         }
     }
 
-    /// What the kernel holds; `None` if the table is missing or its constant part is not ours.
-    fn read(&self, socket: &mut Socket) -> Result<Option<Content>, kernel::Error> {
+    /// What the kernel holds.
+    fn read(&self, socket: &mut Socket) -> Result<Held, kernel::Error> {
         if !nftables::table_exists(socket, &self.id)? {
-            return Ok(None);
+            return Ok(Held::Nothing);
         }
+        Ok(self.read_content(socket)?.map_or(Held::Other, Held::Ours))
+    }
+
+    /// What the table holds; `None` if its constant part is not ours.
+    fn read_content(&self, socket: &mut Socket) -> Result<Option<Content>, kernel::Error> {
         let mut content = Content::default();
         for set in ENTRY_MAPS {
             for element in nftables::elements(socket, &self.id, &dispatch_map(set))? {

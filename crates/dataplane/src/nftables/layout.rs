@@ -14,9 +14,11 @@
 //! Nothing here knows netlink; keys and data are the bytes that the kernel compares.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
-use plan::{FrontendKey, PortId, Scope, SetId};
+use model::{Family, Protocol};
+use plan::{FrontendAddress, FrontendKey, PortId, Scope, SetId};
 
 /// The sets and maps of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -268,6 +270,27 @@ impl Fields {
     }
 }
 
+/// The frontend that an element of a map of entries is for; `None` if its key has another form.
+pub fn frontend_key(set: SetName, family: Family, key: &[u8]) -> Option<FrontendKey> {
+    let (address, rest) = match (set, family) {
+        (SetName::Frontends | SetName::OutsideFrontends, Family::V4) => {
+            let (ip, rest) = key.split_first_chunk::<4>()?;
+            (FrontendAddress::Ip(IpAddr::from(*ip)), rest)
+        }
+        (SetName::Frontends | SetName::OutsideFrontends, Family::V6) => {
+            let (ip, rest) = key.split_first_chunk::<16>()?;
+            (FrontendAddress::Ip(IpAddr::from(*ip)), rest)
+        }
+        _ => (FrontendAddress::AnyOfNode(family), key),
+    };
+    let [protocol, _, _, _, high, low, _, _] = *rest else { return None };
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|known| known.number() == protocol)?;
+    let port = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
+    Some(FrontendKey { address, protocol, port })
+}
+
 /// An element that stands for all addresses of a range.
 ///
 /// The key has a second field, any protocol: the kernel's sets of ranges that take additions and
@@ -284,8 +307,6 @@ pub fn range_element(set: SetName, range: &IpNet) -> Element {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-
-    use model::{Family, Protocol};
 
     use super::*;
 
@@ -326,6 +347,28 @@ mod tests {
             })
             .collect();
         assert_eq!(numbers.len(), 100_000);
+    }
+
+    #[test]
+    fn keys_of_entries_read_back() {
+        let (v4, v6) = ("10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+        for (set, family, address) in [
+            (SetName::Frontends, Family::V4, FrontendAddress::Ip(v4)),
+            (SetName::OutsideFrontends, Family::V6, FrontendAddress::Ip(v6)),
+            (SetName::NodePorts, Family::V4, FrontendAddress::AnyOfNode(Family::V4)),
+        ] {
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+                let port = NonZeroU16::new(30053).unwrap();
+                let key = FrontendKey { address, protocol, port };
+                let fields = match address {
+                    FrontendAddress::Ip(ip) => Fields::new().ip(ip),
+                    FrontendAddress::AnyOfNode(_) => Fields::new(),
+                };
+                let bytes = fields.protocol_port(&key).finish();
+                assert_eq!(frontend_key(set, family, &bytes), Some(key));
+                assert_eq!(frontend_key(set, family, &bytes[1..]), None);
+            }
+        }
     }
 
     #[test]

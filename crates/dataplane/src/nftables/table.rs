@@ -67,6 +67,11 @@ impl Table {
         }
     }
 
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// Replaces what the node itself puts into the table.
     pub fn set_node(&mut self, plan: &NodePlan) -> Changes {
         let mut node = render_node(plan, self.family);

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dataplane::Backend;
 use dataplane::nftables::Nftables;
+use dataplane::{Backend, Delta};
+use plan::LocalDetector;
 use serde_json::json;
 
 use crate::hosts::{Hosts, NODE, POD_A, POD_B, POD_C, VIP};
@@ -78,5 +79,23 @@ fn no_connection_is_lost_while_the_proxy_restarts() {
         which = 1 - which;
         let mut backend = hosts.node.run(|| Nftables::open().unwrap());
         backend.restore(&whole(&plan_of(&worlds[which]))).unwrap();
+    });
+}
+
+/// An upgrade to a version with other rules, or another way to tell pods: the table is made anew.
+#[test]
+fn no_connection_is_lost_while_all_rules_are_replaced() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_A, POD_B]);
+    let mut backend = programmed(&hosts, &world);
+    let mut plan = plan_of(&world);
+    let by_range = plan.node.settings.local_detector.clone();
+    let by_name = LocalDetector::InterfacePrefix("to-pod".into());
+    under_load("rules are replaced", &hosts, || {
+        for detector in [&by_name, &by_range] {
+            plan.node.settings.local_detector = detector.clone();
+            let change = Delta { node: Some(&plan), groups: Vec::new() };
+            backend.update(&change).unwrap();
+        }
     });
 }

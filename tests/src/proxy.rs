@@ -1,0 +1,85 @@
+//! `portolan proxy` on a host of a lab that has no node agent.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{Lab, portolan_path, run};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A proxy on [`Proxy::HOST`]; killed when dropped.
+pub struct Proxy {
+    exec: Child,
+    /// What only its command line holds.
+    pattern: String,
+}
+
+impl Proxy {
+    /// A host of the lab without an agent, and so without Services.
+    pub const HOST: &str = "control-plane";
+
+    /// Makes the host a router with routes to the pods, as a network of pods would.
+    pub fn prepare(lab: &Lab) {
+        lab.exec(Self::HOST, &["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+            .expect_success();
+        for node in ["node-1", "node-2"] {
+            let range = lab.field("node", node, "{.spec.podCIDR}");
+            let gateway = lab.field("node", node, "{.status.addresses[0].address}");
+            lab.exec(Self::HOST, &["ip", "route", "add", &range, "via", &gateway]).expect_success();
+        }
+    }
+
+    /// Starts it with the usual flags.
+    pub fn start(lab: &Lab) -> Self {
+        Self::start_with(lab, &["--cluster-cidr", "10.244.0.0/16"])
+    }
+
+    /// Starts it with more flags.
+    pub fn start_with(lab: &Lab, arguments: &[&str]) -> Self {
+        // How the nodes reach the API server: the administrator's is on the machine's loopback.
+        let kubeconfig = Self::kubeconfig(lab);
+        let portolan = portolan_path();
+        let exec = Command::new(&portolan)
+            .args(["lab", "exec", "--name", lab.name(), Self::HOST, "--"])
+            .arg(&portolan)
+            .args(["--log-level", "error", "proxy", "--kubeconfig", &kubeconfig])
+            .args(["--hostname-override", Self::HOST])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary under test starts");
+        Self { exec, pattern: format!("error proxy --kubeconfig {kubeconfig}") }
+    }
+
+    /// Path of the kubeconfig that it uses.
+    pub fn kubeconfig(lab: &Lab) -> String {
+        format!("/run/portolan/lab/{}/node-1/kubeconfig", lab.name())
+    }
+
+    /// Sends a signal, as pkill(1) takes it, and waits for the end.
+    pub fn end(&mut self, signal: &str) {
+        let mut kill = Command::new("pkill");
+        kill.args([signal, "-f", &self.pattern]);
+        // Whether there was one is seen by what happens next.
+        let _ = run(kill, LIMIT);
+        let _ = self.exec.wait();
+    }
+
+    /// Waits until it ends by itself; answers whether it succeeded.
+    pub fn ended(&mut self) -> bool {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.exec.try_wait().expect("a child can be waited for") {
+                return status.success();
+            }
+            assert!(start.elapsed() < LIMIT, "the proxy goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.end("-KILL");
+    }
+}

@@ -1,0 +1,262 @@
+//! What happens to connections while the proxy or the pods come and go: nothing.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::{Lab, Output, Proxy, eventually, portolan_path, run};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// How soon a client has to follow a change.
+const SECOND: Duration = Duration::from_secs(1);
+const TRAFFIC: &str = env!("CARGO_BIN_EXE_traffic");
+
+/// A pod that says its name on port 8080, TCP and UDP, and on SIGTERM goes on until it is killed.
+fn pod(name: &str, node: &str, labels: &str, grace: u32) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n\
+         spec: {{nodeName: {node}, terminationGracePeriodSeconds: {grace}, containers: [{{\
+         name: server, image: none, command: [/bin/sh, -c, 'trap \"\" TERM; exec {TRAFFIC} serve 8080'], \
+         readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}}}]}}\n---\n"
+    )
+}
+
+/// A Service on port 80 and node port 30080, TCP and UDP.
+fn service(selector: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\n\
+         spec: {{type: NodePort, selector: {{{selector}}}, {spec} ports: [\
+         {{name: t, port: 80, targetPort: 8080, nodePort: 30080}}, \
+         {{name: u, port: 80, targetPort: 8080, nodePort: 30080, protocol: UDP}}]}}\n---\n"
+    )
+}
+
+fn wait_for_pods(lab: &Lab, names: &[&str]) {
+    let mut arguments = vec!["wait", "--for=condition=Ready", "--timeout=20s"];
+    let pods: Vec<String> = names.iter().map(|name| format!("pod/{name}")).collect();
+    arguments.extend(pods.iter().map(String::as_str));
+    lab.kubectl(&arguments).expect_success();
+}
+
+/// Starts `traffic` on a host; answers what it printed, at its end.
+fn traffic(lab: &Lab, host: &'static str, arguments: &[&str]) -> thread::JoinHandle<Output> {
+    let mut command = Command::new(portolan_path());
+    command.args(["lab", "exec", "--name", lab.name(), host, "--", TRAFFIC]).args(arguments);
+    thread::spawn(move || run(command, Duration::from_secs(60)))
+}
+
+/// The number after a word.
+fn number(text: &str, word: &str) -> u64 {
+    let mut words = text.split_whitespace();
+    words.find(|found| *found == word);
+    words.next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no {word} N in {text}"))
+}
+
+/// Checks that of `tried` connections none was lost; prints the counts.
+fn expect_nothing_lost(what: &str, output: Output, at_least: u64) {
+    let text = output.expect_success();
+    println!("{what}: {text}");
+    assert!(number(&text, "tried") >= at_least, "{text}");
+    assert_eq!(number(&text, "lost"), 0, "{text}");
+}
+
+#[test]
+fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
+    let lab = Lab::up();
+    Proxy::prepare(&lab);
+    let pods = [pod("a", "node-1", "app: web", 1), pod("b", "node-2", "app: web", 1)].concat();
+    lab.apply(&(pods + &service("app: web", ""))).expect_success();
+    wait_for_pods(&lab, &["a", "b"]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("config.yaml");
+    let path = file.to_str().expect("UTF-8");
+    let configure = |text: &str| {
+        let whole = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+             clientConnection: {{kubeconfig: {}}}\nclusterCIDR: 10.244.0.0/16\n{text}",
+            Proxy::kubeconfig(&lab)
+        );
+        let new = file.with_extension("new");
+        std::fs::write(&new, whole).expect("a file can be written");
+        std::fs::rename(new, &file).expect("a file can be replaced");
+    };
+    configure("");
+    let start = || Proxy::start_with(&lab, &["--config", path]);
+    let mut proxy = start();
+    let target = "172.31.0.2:30080";
+    let once = |seconds| traffic(&lab, "outside", &["connect", target, "100", seconds]);
+    eventually("the node port answers", LIMIT, || {
+        let output = once("1").join().expect("no panic").expect_success();
+        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
+    });
+
+    let load = traffic(&lab, "outside", &["connect", target, "1000", "12"]);
+    let flows = traffic(&lab, "outside", &["hold", target, "12"]);
+    let pause = || thread::sleep(Duration::from_millis(1000));
+    pause();
+    for signal in ["-KILL", "-TERM", "-KILL"] {
+        proxy.end(signal);
+        pause();
+        // The old one has to be gone first: its end would be the new one's too.
+        drop(proxy);
+        proxy = start();
+        pause();
+    }
+    // With another way to tell pods all rules are others, as after an upgrade.
+    for text in [
+        "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: pod}\n",
+        "nftables: {masqueradeAll: true}\n",
+    ] {
+        configure(text);
+        assert!(!proxy.ended(), "a changed configuration ends it, to be started again");
+        drop(proxy);
+        proxy = start();
+        pause();
+    }
+    let rules = lab.exec(Proxy::HOST, &["nft", "list", "table", "ip", "portolan"]).expect_success();
+    assert!(rules.contains("30080"), "{rules}");
+    expect_nothing_lost("1,000 connections a second", load.join().expect("no panic"), 11_000);
+    let flows = flows.join().expect("no panic").expect_success();
+    println!("{flows}");
+    for line in flows.lines() {
+        assert!(number(line, "asked") > 500, "{line}");
+        assert_eq!(number(line, "lost"), 0, "{line}");
+        let by = line.split_whitespace().skip_while(|word| *word != "by").skip(1).count();
+        assert_eq!(by, 1, "it has kept its endpoint: {line}");
+    }
+}
+
+/// Datagrams from one port, and who answers them.
+struct Follower {
+    process: Child,
+    changes: mpsc::Receiver<String>,
+}
+
+impl Follower {
+    fn start(lab: &Lab, host: &str, to: &str, port: &str) -> Self {
+        let mut process = Command::new(portolan_path())
+            .args(["lab", "exec", "--name", lab.name(), host, "--", TRAFFIC])
+            .args(["follow", to, port, "60"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary under test starts");
+        let stdout = process.stdout.take().expect("stdout is piped");
+        let (sender, changes) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // The test may have ended.
+                let _ = sender.send(line);
+            }
+        });
+        Self { process, changes }
+    }
+
+    /// Waits until `who` answers; says how long it took since `start`.
+    fn reaches(&self, what: &str, who: &str, start: Instant, limit: Duration) {
+        let mut seen = Vec::new();
+        while start.elapsed() < limit {
+            match self.changes.recv_timeout(limit.saturating_sub(start.elapsed())) {
+                Ok(now) if now == who => {
+                    println!("{what}: {who} after {:?}", start.elapsed());
+                    return;
+                }
+                Ok(other) => seen.push(other),
+                Err(_) => {}
+            }
+        }
+        panic!("{what}: not {who} within {limit:?}; seen {seen:?}");
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn datagrams_from_one_port_never_stick_to_a_dead_endpoint() {
+    let lab = Lab::up();
+    Proxy::prepare(&lab);
+    let pods =
+        [pod("a", "node-1", "app: a, all: x", 1), pod("b", "node-2", "app: b, all: x", 1)].concat();
+    lab.apply(&(pods + &service("app: a", ""))).expect_success();
+    wait_for_pods(&lab, &["a", "b"]);
+    let mut proxy = Proxy::start(&lab);
+    let select = |selector: &str| {
+        let patch = format!("{{\"spec\": {{\"selector\": {{\"app\": \"{selector}\"}}}}}}");
+        lab.kubectl(&["patch", "service", "web", "-p", &patch]).expect_success();
+        Instant::now()
+    };
+    let vip = lab.field("service", "web", "{.spec.clusterIP}");
+    let outside = Follower::start(&lab, "outside", "172.31.0.2:30080", "5000");
+    outside.reaches("at first", "a", Instant::now(), LIMIT);
+    let here = Follower::start(&lab, Proxy::HOST, &format!("{vip}:80"), "5001");
+    here.reaches("at first", "a", Instant::now(), LIMIT);
+    let both = |what: &str, who: &str, start: Instant, limit: Duration| {
+        outside.reaches(&format!("node port, {what}"), who, start, limit);
+        here.reaches(&format!("ClusterIP, {what}"), who, start, limit);
+    };
+    both("1 -> 0 endpoints", "refused", select("none"), SECOND);
+    both("0 -> 1 endpoints", "b", select("b"), SECOND);
+    both("another endpoint", "a", select("a"), SECOND);
+
+    lab.kubectl(&["delete", "service", "web"]).expect_success();
+    outside.reaches("node port, Service deleted", "refused", Instant::now(), SECOND);
+    let spec = format!("clusterIP: {vip},");
+    lab.apply(&service("app: b", &spec)).expect_success();
+    both("Service made again", "b", Instant::now(), SECOND);
+
+    // What changes while nobody follows is put right at the start.
+    proxy.end("-KILL");
+    select("a");
+    thread::sleep(SECOND);
+    drop(proxy);
+    let start = Instant::now();
+    proxy = Proxy::start(&lab);
+    both("changed while the proxy was down", "a", start, SECOND);
+    proxy.end("-KILL");
+    select("none");
+    thread::sleep(SECOND);
+    drop(proxy);
+    let start = Instant::now();
+    let _proxy = Proxy::start(&lab);
+    both("gone while the proxy was down", "refused", start, SECOND);
+}
+
+#[test]
+fn a_rolling_update_under_policy_local_loses_nothing() {
+    let lab = Lab::up();
+    let name = |round: usize| format!("web-{round}");
+    lab.apply(
+        &(pod(&name(0), "node-1", "app: web", 4)
+            + &service("app: web", "externalTrafficPolicy: Local,")),
+    )
+    .expect_success();
+    wait_for_pods(&lab, &[&name(0)]);
+    let target = "172.31.0.11:30080";
+    eventually("the node port answers", LIMIT, || {
+        let output = traffic(&lab, "outside", &["connect", target, "100", "1"]);
+        let output = output.join().expect("no panic").expect_success();
+        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
+    });
+    let load = traffic(&lab, "outside", &["connect", target, "300", "12"]);
+    for round in 1..=3 {
+        thread::sleep(Duration::from_millis(300));
+        // Its only pod drains, and serves until the next one is ready.
+        lab.kubectl(&["delete", "pod", &name(round - 1), "--wait=false"]).expect_success();
+        thread::sleep(Duration::from_millis(500));
+        lab.apply(&pod(&name(round), "node-1", "app: web", 4)).expect_success();
+        wait_for_pods(&lab, &[&name(round)]);
+    }
+    let output = load.join().expect("no panic");
+    for round in 0..=3 {
+        assert!(output.stdout.contains(&name(round)), "each has served: {}", output.stdout);
+    }
+    expect_nothing_lost("a rolling update", output, 3_000);
+}
