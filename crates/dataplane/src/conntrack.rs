@@ -34,7 +34,7 @@ pub fn forget_stale<'g>(
 
 /// Frontends that are asked for one by one. The kernel looks through all its entries for each
 /// request, so for more of them it is asked for everything once.
-const MAX_FILTERS: usize = 16;
+const MAX_FILTERS: usize = 4;
 
 /// Who serves which UDP frontend.
 #[derive(Debug, Default)]

@@ -187,7 +187,10 @@ fn follow(to: SocketAddr, port: u16, duration: Duration) {
             Err(_) => "silence".to_owned(),
         };
         if now != last {
-            println!("{now}");
+            // Who started this may have ended.
+            if writeln!(io::stdout(), "{now}").is_err() {
+                return;
+            }
             last = now;
         }
         thread::sleep(PAUSE / 2);
