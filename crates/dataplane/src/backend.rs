@@ -35,6 +35,10 @@ pub trait Backend: Send {
     /// Answers the number of operations.
     fn update(&mut self, change: &Delta<'_>) -> Result<usize>;
 
+    /// Compares what the kernel holds with `whole`, changes nothing, and answers each difference in a
+    /// sentence; none if they are equal. `whole.node` must be given.
+    fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>>;
+
     /// Forgets what connection tracking remembers of UDP clients that it leads to endpoints which do
     /// not serve `groups` any more, or to which no frontend leads any more. To be called once the
     /// groups are programmed. See [`crate::conntrack`].

@@ -120,6 +120,21 @@ impl Backend for Fake {
         Ok(operations)
     }
 
+    fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>> {
+        let plan = whole.node.expect("a whole has its node");
+        let mut differences = Vec::new();
+        for family in Family::ALL {
+            let mut table = Table::new(family);
+            table.set_node(plan);
+            table.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
+            let changes = self.content(family).changes_to(&table.content());
+            if !changes.is_empty() {
+                differences.push(format!("{family}: {changes:?}"));
+            }
+        }
+        Ok(differences)
+    }
+
     fn forget_stale(&mut self, _: &[Arc<Group>]) -> Result<usize> {
         // It remembers no connections.
         Ok(0)

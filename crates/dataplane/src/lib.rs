@@ -15,4 +15,4 @@ pub mod sync;
 
 pub use backend::{Backend, Delta};
 pub use error::{Error, Result};
-pub use sync::{Observer, Status, Sync, Transaction, Update, Updates};
+pub use sync::{Ended, Observer, Status, Sync, Transaction, Update, Updates};

@@ -91,12 +91,23 @@ impl Updates {
     pub fn send(&self, update: Update) -> Result<(), Ended> {
         self.0.send(Message::Update(update)).map_err(|_| Ended)
     }
+
+    /// Has `look` called on the loop's thread, between two transactions.
+    pub fn inspect(
+        &self,
+        look: impl FnOnce(&NodePlan, &mut dyn Backend, &Status) + Send + 'static,
+    ) -> Result<(), Ended> {
+        self.0.send(Message::Inspect(Box::new(look))).map_err(|_| Ended)
+    }
 }
 
+/// Looks at the plan, at the data plane and at how far it is.
+type Inspection = Box<dyn FnOnce(&NodePlan, &mut dyn Backend, &Status) + Send>;
+
 /// What the loop is told.
-#[derive(Debug)]
 enum Message {
     Update(Update),
+    Inspect(Inspection),
     /// Others may still hold [`Updates`], so the end has to be said.
     End,
 }
@@ -199,6 +210,9 @@ impl Loop {
             for message in first.into_iter().chain(messages.try_iter()) {
                 match message {
                     Message::Update(update) => self.take(update),
+                    Message::Inspect(look) => {
+                        look(&self.plan, &mut *self.backend, &self.status);
+                    }
                     Message::End => is_ending = true,
                 }
             }
@@ -307,6 +321,12 @@ fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>, observer: &mu
         }
         Err(error) => tracing::warn!(%error, "stale UDP connections may remain"),
     }
+}
+
+/// All of a plan but what is quarantined, to compare a data plane with.
+pub fn whole<'p>(plan: &'p NodePlan, quarantined: &BTreeMap<GroupId, String>) -> Delta<'p> {
+    let groups = plan.groups().map(|group| group.id.clone()).collect();
+    delta(plan, true, groups, quarantined)
 }
 
 fn delta<'p>(

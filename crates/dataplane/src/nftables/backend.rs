@@ -210,13 +210,7 @@ impl Backend for Nftables {
     }
 
     fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
-        let mut tables = empty_tables(whole);
-        for table in &mut tables {
-            if let Some(plan) = whole.node {
-                table.content.set_node(plan);
-            }
-            table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
-        }
+        let mut tables = wanted_tables(whole);
         match self.restore_tables(&mut tables) {
             Ok(operations) => {
                 self.tables = tables;
@@ -267,6 +261,29 @@ impl Backend for Nftables {
         let removed = self.remove_unused(&mut tables).map_err(failure);
         self.tables = tables;
         Ok(chains.operations().len() + elements.operations().len() + removed?)
+    }
+
+    fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>> {
+        let mut differences = Vec::new();
+        for table in wanted_tables(whole) {
+            let name = format!("table {} {TABLE}", table.family());
+            match table.read(&mut self.socket)? {
+                Held::Nothing => differences.push(format!("{name} is missing")),
+                Held::Other => {
+                    differences.push(format!("{name} has other sets, chains or rules than ours"));
+                }
+                Held::Ours(held) => {
+                    let changes = held.changes_to(&table.content.content());
+                    let family = table.content.family();
+                    let say = |what: &str, element: &Element| {
+                        format!("{name}: {what}: {}", describe(element, family))
+                    };
+                    differences.extend(changes.added.iter().map(|e| say("missing", e)));
+                    differences.extend(changes.removed.iter().map(|e| say("too much", e)));
+                }
+            }
+        }
+        Ok(differences)
     }
 
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize> {
@@ -498,6 +515,19 @@ impl FamilyTable {
     }
 }
 
+/// An element for people: its set, and the frontend or the bytes of its key.
+fn describe(element: &Element, family: model::Family) -> String {
+    let set = element.set.as_str();
+    let is_entry = ENTRY_MAPS.contains(&element.set);
+    match frontend_key(element.set, family, &element.key).filter(|_| is_entry) {
+        Some(key) => format!("{key} in {set}"),
+        None => {
+            let bytes: Vec<String> = element.key.iter().map(|b| format!("{b:02x}")).collect();
+            format!("{} in {set}", bytes.join(""))
+        }
+    }
+}
+
 /// Whether pods are told by the same rules; ranges are elements of a set.
 fn have_the_same_rules(old: &LocalDetector, new: &LocalDetector) -> bool {
     let by_set = |detector: &LocalDetector| {
@@ -520,6 +550,18 @@ fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
             unused: BTreeSet::new(),
         })
         .into()
+}
+
+/// The tables with all that is to be in them.
+fn wanted_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
+    let mut tables = empty_tables(whole);
+    for table in &mut tables {
+        if let Some(plan) = whole.node {
+            table.content.set_node(plan);
+        }
+        table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
+    }
+    tables
 }
 
 fn push_rules(batch: &mut Batch, table: &nftables::Table, chain: RuleChain) {

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use dataplane::nftables::Nftables;
-use dataplane::{Sync, Update};
+use dataplane::{Backend, Sync, Update};
 use plan::plan_service;
 use plan::service::group_id;
 use serde_json::json;
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
-use crate::{cluster, facts, plan_of};
+use crate::{cluster, facts, plan_of, programmed, whole};
 
 /// How soon everything has to be as it was.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -81,4 +81,25 @@ fn sorted(listing: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = listing.lines().map(str::trim).collect();
     lines.sort_unstable();
     lines
+}
+
+#[test]
+fn a_difference_to_the_plan_is_named() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_A]);
+    let mut backend = programmed(&hosts, &world);
+    let plan = plan_of(&world);
+    let mut differences = || backend.verify(&whole(&plan)).unwrap().join("\n");
+    assert_eq!(differences(), "");
+    for (command, said) in [
+        ("delete element ip portolan frontends { 10.96.0.50 . tcp . 80 }", "10.96.0.50:80/TCP"),
+        ("insert rule ip portolan services accept", "other sets, chains or rules"),
+        ("delete table ip portolan", "table ip portolan is missing"),
+    ] {
+        hosts.nft(&command.split(' ').collect::<Vec<_>>());
+        let found = differences();
+        assert!(found.contains(said), "{command}: {found}");
+    }
+    backend.restore(&whole(&plan)).unwrap();
+    assert_eq!(backend.verify(&whole(&plan)).unwrap(), [""; 0]);
 }
