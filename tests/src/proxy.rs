@@ -43,12 +43,17 @@ impl Proxy {
             .args(["lab", "exec", "--name", lab.name(), Self::HOST, "--"])
             .arg(&portolan)
             .args(["--log-level", "error", "proxy", "--kubeconfig", &kubeconfig])
-            .args(["--hostname-override", Self::HOST])
+            .args(["--hostname-override", Self::HOST, "--socket", &Self::socket(lab)])
             .args(arguments)
             .stdin(Stdio::null())
             .spawn()
             .expect("the binary under test starts");
         Self { exec, pattern: format!("error proxy --kubeconfig {kubeconfig}") }
+    }
+
+    /// Where it can be asked.
+    pub fn socket(lab: &Lab) -> String {
+        format!("/run/portolan/lab/{}/proxy.sock", lab.name())
     }
 
     /// Path of the kubeconfig that it uses.

@@ -221,3 +221,55 @@ fn a_wrong_configuration_is_refused_with_all_its_mistakes() {
         assert!(message.contains(part), "{part} in {message}");
     }
 }
+
+#[test]
+fn a_running_proxy_explains_itself() {
+    let lab = Lab::up_with_examples();
+    lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
+    let url = "http://172.31.0.11:30001/";
+    eventually("the node port answers", LIMIT, || lab.curl("outside", url).ok());
+    let socket = format!("/run/portolan/lab/{}/node-1/portolan.sock", lab.name());
+    let status = || lab.portolan(&["status", "--connections", "--socket", &socket]);
+    let text = status().expect_success();
+    for part in ["node node-1: portolan", "transaction", "default/nginx-service", "0 changes"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let explain = || lab.portolan(&["explain", "--verify", "outside", "172.31.0.11:30001"]);
+    let text = explain().expect_success();
+    for part in ["that of node-1 says the same", "it holds exactly what it should"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    // While the agent is stopped nobody mends what others change.
+    let pattern = format!("portolan .*node .*{}/node-1", lab.name());
+    let agent = |signal: &str| {
+        let mut kill = Command::new("pkill");
+        kill.args([signal, "-f", &pattern]);
+        run(kill, LIMIT).expect_success();
+    };
+    agent("-STOP");
+    lab.exec("node-1", &["nft", "flush", "map", "ip", "portolan", "node-ports"]).expect_success();
+    let portolan = portolan_path();
+    // The administrator's leads to the machine's loopback.
+    let kubeconfig = Proxy::kubeconfig(&lab);
+    let here = [
+        portolan.to_str().expect("UTF-8"),
+        "explain",
+        "--verify",
+        "--allow-external-ips=0.0.0.0/0,::/0",
+        "--kubeconfig",
+        &kubeconfig,
+        "outside",
+        "172.31.0.11:30001",
+    ];
+    let output = lab.exec("node-1", &here);
+    assert!(!output.success);
+    for part in ["[Drifted]", "missing: IPv4 node:30001/TCP in node-ports", "can't be asked"] {
+        assert!(output.stdout.contains(part), "{part} in {} {}", output.stdout, output.stderr);
+    }
+    agent("-CONT");
+    eventually("it is mended", LIMIT, || lab.curl("outside", url).ok());
+    eventually("the repair is counted", LIMIT, || match status().expect_success() {
+        text if text.contains("1 changes by others") => Ok(()),
+        text => Err(text),
+    });
+}

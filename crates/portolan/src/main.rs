@@ -7,6 +7,7 @@
 mod apply;
 mod cli;
 mod client;
+mod control;
 mod controllers;
 mod errors;
 mod explain;

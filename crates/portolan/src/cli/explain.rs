@@ -1,13 +1,18 @@
 //! `portolan explain` and `portolan dump`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use dataplane::Backend;
+use dataplane::nftables::Nftables;
 
 use super::planning::Planning;
+use crate::control::Agent;
 use crate::explain::{Dump, explain};
+use crate::proxy::plan_for;
 use crate::runtime;
 
 /// Explain the way of a connection, step by step, or the first thing that stands in it.
@@ -38,6 +43,16 @@ pub(crate) struct Args {
     via: Option<String>,
     #[command(flatten)]
     planning: Planning,
+    /// The socket of the proxy to ask [default: that of the deciding node, if it is of this host or of
+    /// the kubeconfig's lab].
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+    /// Also compare what the kernel of that node holds with what it should hold.
+    ///
+    /// The proxy does it, or this program itself where no proxy answers: then it has to run on the
+    /// node.
+    #[arg(long)]
+    verify: bool,
     /// How to print it.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -58,16 +73,47 @@ pub(crate) struct DumpArgs {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Text,
     Json,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let dump = runtime::run(Dump::from(args.dump, args.kubeconfig))?;
-    let settings = |name: &str| args.planning.settings(name);
-    let explanation = explain(&dump, &settings, &args.from, &args.to, args.via.as_deref())
+    let is_live = args.dump.is_none();
+    let dump = runtime::run(Dump::from(args.dump, args.kubeconfig.clone()))?;
+    let agent_of = |node: &str| match &args.socket {
+        Some(path) => Some(Agent::at(path.clone())),
+        None if is_live => Agent::of_node(node, args.kubeconfig.as_deref()),
+        None => None,
+    };
+    let settings = |node: &str| {
+        let status = agent_of(node).and_then(|agent| agent.status(false).ok());
+        match status {
+            Some(status) => status.settings.settings(node),
+            None => args.planning.settings(node),
+        }
+    };
+    let mut explanation = explain(&dump, &settings, &args.from, &args.to, args.via.as_deref())
         .map_err(anyhow::Error::msg)?;
+    let agent = explanation.node().and_then(agent_of);
+    if let Some(question) = explanation.question() {
+        match &agent {
+            Some(agent) => explanation.hear(&agent.trace(question)?),
+            None if is_live => explanation.hear_nothing(),
+            None => {}
+        }
+    }
+    if let (true, Some(node)) = (args.verify, explanation.node()) {
+        let differences = match &agent {
+            Some(agent) => agent.verify()?,
+            None => {
+                let plan = plan_for(&dump.world(), settings(node));
+                let whole = dataplane::sync::whole(&plan, &BTreeMap::new());
+                Nftables::open()?.verify(&whole).context("compare with the kernel")?
+            }
+        };
+        explanation.compare(differences);
+    }
     match args.output {
         Format::Text => print!("{explanation}"),
         Format::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),

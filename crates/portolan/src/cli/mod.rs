@@ -9,6 +9,7 @@ mod plan;
 mod planning;
 mod proxy;
 mod server;
+mod status;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Plan(plan::Args),
     Explain(explain::Args),
     Dump(explain::DumpArgs),
+    Status(status::Args),
     Cleanup(cleanup::Args),
     /// Print the version.
     Version,
@@ -71,6 +73,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Apply(args) => apply::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
         Command::Explain(args) => return explain::run(args),
+        Command::Status(args) => return status::run(&args),
         Command::Dump(args) => explain::run_dump(args)?,
         Command::Cleanup(args) => cleanup::run(&args)?,
         Command::Version => println!("portolan {}", env!("CARGO_PKG_VERSION")),

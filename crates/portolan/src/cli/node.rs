@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::planning::Planning;
+use crate::control::SOCKET;
 use crate::node::{self, Settings};
 use crate::runtime;
 
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Control group of the pods, below the root of the hierarchy.
     #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
     pod_cgroup: PathBuf,
+    /// Where `portolan status` and `explain` ask; "" for nowhere.
+    #[arg(long, value_name = "FILE", default_value = SOCKET)]
+    socket: PathBuf,
     /// At the end, also stop the pods and remove what was programmed.
     #[arg(long)]
     cleanup_on_exit: bool,
@@ -67,6 +71,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         cluster_domain: args.cluster_domain,
         resolv_conf: Some(args.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from),
         pod_cgroup: args.pod_cgroup,
+        socket: Some(args.socket).filter(|path| !path.as_os_str().is_empty()),
         cleanup_on_exit: args.cleanup_on_exit,
     };
     runtime::run(node::run(settings))

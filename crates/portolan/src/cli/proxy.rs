@@ -8,6 +8,7 @@ use dataplane::nftables::Nftables;
 use ipnet::IpNet;
 use plan::NodeSettings;
 
+use crate::control::SOCKET;
 use crate::errors::sentence;
 use crate::proxy::config::{self, GoDuration, KubeProxyConfiguration};
 use crate::proxy::{self, Settings, host, takeover};
@@ -21,8 +22,8 @@ use crate::runtime;
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
 pub(crate) struct Args {
-    /// A KubeProxyConfiguration file; of the other flags, only --hostname-override and
-    /// --allow-external-ips then count.
+    /// A KubeProxyConfiguration file; of the other flags, only --hostname-override,
+    /// --allow-external-ips and --socket then count.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Write the configuration that is in force to this file, and end.
@@ -64,6 +65,9 @@ pub(crate) struct Args {
     /// Where /metrics, /proxyMode and /configz are served; "" for nowhere.
     #[arg(long, value_name = "IP:PORT")]
     metrics_bind_address: Option<String>,
+    /// Where `portolan status` and `explain` ask; "" for nowhere.
+    #[arg(long, value_name = "FILE", default_value = SOCKET)]
+    socket: PathBuf,
     /// End if these can't listen, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
@@ -229,6 +233,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         metrics: config.metrics_bind_address.parse().ok(),
         config: config.to_json(),
         detect_by_node: config.detect_local_mode == "NodeCIDR",
+        socket: Some(args.socket.clone()).filter(|path| !path.as_os_str().is_empty()),
         file: args.config.clone(),
         bind_hard_fail: config.bind_address_hard_fail,
     }))

@@ -24,6 +24,7 @@ use serde::Serialize;
 pub(crate) use dump::Dump;
 use place::{Destination, Source, Target};
 
+use crate::control::{FateAnswer, Question, TraceAnswer};
 use crate::proxy::plan_for;
 
 /// The way of a connection.
@@ -39,6 +40,9 @@ pub(crate) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<Reason>,
     steps: Vec<Step>,
+    /// What a proxy is asked about, and what it should answer.
+    #[serde(skip)]
+    expected: Option<(Packet, FateAnswer)>,
 }
 
 /// The end of the way.
@@ -56,6 +60,9 @@ pub(crate) enum Verdict {
     /// It does not begin: there is no such name, or it has no address.
     NoSuchName,
 }
+
+/// Differences that are printed at most.
+const MAX_DIFFERENCES: usize = 20;
 
 /// Why, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -86,6 +93,8 @@ enum Stage {
     Endpoints,
     Source,
     WayBack,
+    Proxy,
+    Kernel,
 }
 
 /// How the proxies of the cluster are configured, as far as it changes plans.
@@ -106,7 +115,8 @@ pub(crate) fn explain(
     let namespace = source.name.strip_prefix("pod ").and_then(|name| name.split_once('/'));
     let namespace = namespace.map_or("default", |(namespace, _)| namespace).to_owned();
     let target = Target::find(&world, to, &namespace)?;
-    let explaining = Explaining { dump, world: &world, source, target, steps: Vec::new() };
+    let explaining =
+        Explaining { dump, world: &world, source, target, steps: Vec::new(), expected: None };
     explaining.run(settings, to, via)
 }
 
@@ -116,6 +126,7 @@ struct Explaining<'a> {
     source: Source,
     target: Target,
     steps: Vec<Step>,
+    expected: Option<(Packet, FateAnswer)>,
 }
 
 impl<'a> Explaining<'a> {
@@ -154,6 +165,7 @@ impl<'a> Explaining<'a> {
             interface: (!is_on_node).then(|| "?".to_owned()),
         };
         let traced = trace(&plan, &packet, is_local);
+        self.expected = Some((packet, FateAnswer::of(&traced)));
         self.step(
             Stage::Origin,
             format!(
@@ -398,6 +410,7 @@ impl<'a> Explaining<'a> {
             verdict,
             cause,
             steps: self.steps,
+            expected: self.expected,
         }
     }
 }
@@ -405,7 +418,74 @@ impl<'a> Explaining<'a> {
 impl Explanation {
     /// Whether the connection gets where it should.
     pub(crate) fn is_good(&self) -> bool {
-        self.verdict == Verdict::Reaches
+        self.verdict == Verdict::Reaches && self.cause.is_none()
+    }
+
+    /// The node whose proxy decides.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// What to ask the proxy of that node.
+    pub(crate) fn question(&self) -> Option<Question> {
+        self.expected.as_ref().and_then(|(packet, _)| Question::about(packet))
+    }
+
+    /// Adds what the proxy itself says: it may not have caught up, or be refused by the kernel.
+    pub(crate) fn hear(&mut self, answer: &TraceAnswer) {
+        let Some((_, expected)) = &self.expected else { return };
+        let node = self.node.as_deref().unwrap_or_default();
+        if let Some(why) = &answer.quarantined {
+            self.verdict = Verdict::Refused;
+            self.cause = Some(Reason {
+                code: "Quarantined",
+                text: format!("the kernel of {node} refuses this Service: {why}"),
+                advice: "change what the message names; the proxy tries again with every change of the Service".into(),
+            });
+        } else if answer.fate != *expected {
+            let waiting = match (&answer.failure, answer.pending_seconds) {
+                (Some(failure), _) => format!(": its last transaction failed: {failure}"),
+                (None, Some(seconds)) => format!(": a change has been waiting for {seconds:.1} s"),
+                (None, None) => String::new(),
+            };
+            self.cause = Some(Reason {
+                code: "NotCaughtUp",
+                text: format!(
+                    "the API says otherwise than the proxy of {node}, which {} (transaction {}){waiting}",
+                    answer.fate, answer.generation
+                ),
+                advice: "see its log, and whether it reaches the API server".into(),
+            });
+        }
+        let agrees = if answer.fate == *expected { "says the same" } else { "says otherwise" };
+        let text = format!("that of {node} {agrees} (transaction {})", answer.generation);
+        self.steps.push(Step { stage: Stage::Proxy, text, details: Vec::new() });
+    }
+
+    /// Adds that nobody could be asked.
+    pub(crate) fn hear_nothing(&mut self) {
+        let node = self.node.as_deref().unwrap_or("that node");
+        let text =
+            format!("that of {node} can't be asked from here: all this is from the API alone");
+        self.steps.push(Step { stage: Stage::Proxy, text, details: Vec::new() });
+    }
+
+    /// Adds in which ways the kernel differs from what it should hold.
+    pub(crate) fn compare(&mut self, differences: Vec<String>) {
+        let text = match differences.len() {
+            0 => "it holds exactly what it should".to_owned(),
+            1 => "it differs from what it should hold".to_owned(),
+            n => format!("it differs in {n} ways from what it should hold"),
+        };
+        if let Some(first) = differences.first() {
+            self.cause = Some(Reason {
+                code: "Drifted",
+                text: format!("the kernel does not hold what it should: {first}"),
+                advice: "something else changed it and no proxy put it right: start portolan, or see its log".into(),
+            });
+        }
+        let details = differences.into_iter().take(MAX_DIFFERENCES).collect();
+        self.steps.push(Step { stage: Stage::Kernel, text, details });
     }
 }
 

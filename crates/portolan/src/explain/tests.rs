@@ -411,3 +411,40 @@ fn what_can_not_be_understood_says_what_is_accepted() {
     assert!(error("outside", ":80").contains("NAMESPACE/NAME"));
     assert!(error("outside", "shop/web:0").contains("1 to 65535"));
 }
+
+#[test]
+fn what_the_proxy_and_the_kernel_say_comes_first() {
+    let mut explanation = explained(cluster(), "shop/client", "shop/web:80");
+    let (_, expected) = explanation.expected.clone().unwrap();
+    let answer = |fate: FateAnswer| TraceAnswer {
+        generation: 7,
+        fate,
+        quarantined: None,
+        pending_seconds: None,
+        failure: None,
+    };
+    explanation.hear(&answer(expected.clone()));
+    assert_eq!(outcome(&explanation), (Verdict::Reaches, "", ""));
+    assert!(explanation.is_good());
+
+    let mut behind = explanation.clone();
+    let failure = Some("no memory".to_owned());
+    behind.hear(&TraceAnswer { failure, ..answer(FateAnswer::Reject) });
+    let (_, code, text) = outcome(&behind);
+    assert_eq!(code, "NotCaughtUp");
+    assert!(text.contains("refuses it") && text.contains("no memory"), "{text}");
+    assert!(!behind.is_good());
+
+    let mut refused = explanation.clone();
+    refused.hear(&TraceAnswer { quarantined: Some("no space".into()), ..answer(expected) });
+    let (verdict, code, text) = outcome(&refused);
+    assert_eq!((verdict, code), (Verdict::Refused, "Quarantined"));
+    assert!(text.contains("no space"), "{text}");
+
+    explanation.compare(vec![]);
+    assert!(explanation.is_good());
+    explanation.compare(vec!["table ip portolan is missing".into()]);
+    let (_, code, text) = outcome(&explanation);
+    assert_eq!(code, "Drifted");
+    assert!(text.contains("table ip portolan is missing"), "{text}");
+}

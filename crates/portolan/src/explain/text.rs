@@ -27,6 +27,8 @@ impl fmt::Display for Explanation {
                 Stage::Endpoints => "endpoints",
                 Stage::Source => "source",
                 Stage::WayBack => "way back",
+                Stage::Proxy => "proxy",
+                Stage::Kernel => "kernel",
             };
             writeln!(f, "  {stage:<10} {}", step.text)?;
             for detail in &step.details {

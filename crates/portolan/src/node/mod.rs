@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) resolv_conf: Option<PathBuf>,
     /// Control group of the pods, below the root.
     pub(crate) pod_cgroup: PathBuf,
+    /// Where the proxy can be asked; `None` for nowhere.
+    pub(crate) socket: Option<PathBuf>,
     /// Remove everything at the end.
     pub(crate) cleanup_on_exit: bool,
 }

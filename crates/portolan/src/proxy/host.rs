@@ -52,6 +52,8 @@ pub(crate) fn restore() -> anyhow::Result<()> {
         sysctl::write(&name, &value)?;
     }
     fs::remove_file(path)?;
+    // Others may have files there.
+    let _ = fs::remove_dir(DIRECTORY);
     Ok(())
 }
 

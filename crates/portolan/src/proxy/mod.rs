@@ -14,7 +14,7 @@ mod serve;
 pub(crate) mod takeover;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -27,6 +27,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::client::{self, Client, Recorder};
+use crate::control;
+use crate::errors::sentence;
 pub(crate) use describe::describe;
 use health::Health;
 use health::node_port::HealthCheckPorts;
@@ -49,6 +51,8 @@ pub(crate) struct Proxy {
     health: Health,
     metrics: Metrics,
     takes_over: bool,
+    /// Where it can be asked; `None` for nowhere.
+    socket: Option<PathBuf>,
     tasks: JoinSet<()>,
 }
 
@@ -92,8 +96,14 @@ impl Proxy {
             health: Health::default(),
             metrics: Metrics::new(),
             takes_over: false,
+            socket: None,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Answers questions there, once something is planned.
+    pub(crate) fn answering(self, socket: Option<PathBuf>) -> Self {
+        Self { socket, ..self }
     }
 
     /// Removes what a kube-proxy has left on this node, as soon as its Services are programmed here.
@@ -177,6 +187,12 @@ impl Proxy {
             Err(error) => tracing::warn!(%error, "listeners at node ports are not noticed"),
         }
         self.health.watch(sync.status());
+        if let Some(path) = &self.socket {
+            match control::serve(path, sync.updates()) {
+                Ok(serve) => _ = self.tasks.spawn(serve),
+                Err(error) => tracing::warn!("it can't be asked: {}", sentence(&error)),
+            }
+        }
         if self.takes_over {
             let mut status = sync.status();
             self.tasks.spawn(async move {

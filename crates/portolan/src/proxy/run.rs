@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) detect_by_node: bool,
     /// The configuration file, whose change ends the process.
     pub(crate) file: Option<PathBuf>,
+    /// Where it can be asked; `None` for nowhere.
+    pub(crate) socket: Option<PathBuf>,
     /// End if these can't be bound, instead of trying again.
     pub(crate) bind_hard_fail: bool,
 }
@@ -45,7 +47,9 @@ pub(crate) struct Settings {
 /// Runs until the process is asked to end, which changes nothing in the kernel.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
-    let proxy = Proxy::new(client.clone(), settings.node.clone()).taking_over();
+    let proxy = Proxy::new(client.clone(), settings.node.clone())
+        .answering(settings.socket.clone())
+        .taking_over();
     let (health, metrics) = (proxy.health(), proxy.metrics());
     let (counted, config) = (metrics.clone(), settings.config);
     let answer_probe = move |path: &str| {

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::{API_NOTE, CONTROL_PLANE, KUBECONFIG_NOTE, Options, nodes, underlay};
 use crate::apply::apply;
 use crate::client::{self, Client};
+use crate::control::SOCKET_NAME;
 use crate::kubeconfig::Kubeconfig;
 use crate::manifest::{self, Manifest};
 
@@ -171,6 +172,8 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
             .args(["--cluster-cidr", &options.cluster_cidr.to_string()])
             // Whoever may write Services in a lab owns it.
             .args(["--allow-external-ips", "0.0.0.0/0,::/0"])
+            .arg("--socket")
+            .arg(data.join(SOCKET_NAME))
             .arg("--pod-cgroup")
             .arg(format!("portolan-lab-{}/pods/{}", options.name, node.name));
         lab.start(&node.name, &node.name, agent)?;

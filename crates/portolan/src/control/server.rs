@@ -1,0 +1,230 @@
+//! Who answers: the process that programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use dataplane::{Backend, Status, Updates};
+use kernel::conntrack::{Filter, Transport};
+use kernel::netlink::{self, Socket};
+use model::{Family, Protocol};
+use plan::trace::trace;
+use plan::{FrontendAddress, FrontendKey, NodePlan};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+
+use super::{FateAnswer, PlanSettings, Question, Request, StatusAnswer, TraceAnswer};
+
+/// Longest request, in bytes.
+const MAX_REQUEST: u64 = 4096;
+/// How long a client may take to ask.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers at `path` until it is dropped. Only root can ask. Has to be called on a thread of the
+/// node's network namespace; fails if another process answers there.
+pub(crate) fn serve(
+    path: &Path,
+    updates: Updates,
+) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let listener = bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    let netfilter = Socket::open(netlink::Protocol::Netfilter).context("open netfilter")?;
+    let netfilter = std::sync::Arc::new(std::sync::Mutex::new(netfilter));
+    let own = OwnFile(path.to_owned());
+    Ok(async move {
+        let _own = own;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (updates, netfilter) = (updates.clone(), netfilter.clone());
+                    tokio::spawn(async move {
+                        // How it ends is the client's business.
+                        let _ = converse(stream, &updates, netfilter).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a question was not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+/// A file that goes with its owner.
+struct OwnFile(PathBuf);
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        // Who starts next takes what is left.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Binds, in the place of a socket that nobody listens on any more.
+fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        anyhow::bail!("another process answers there");
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+type Netfilter = std::sync::Arc<std::sync::Mutex<Socket>>;
+
+async fn converse(
+    stream: UnixStream,
+    updates: &Updates,
+    netfilter: Netfilter,
+) -> anyhow::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    let mut limited = (&mut stream).take(MAX_REQUEST);
+    tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await??;
+    let answer: Result<Value, String> = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => answer(request, updates, netfilter).await,
+        Err(error) => Err(format!("this is no question of this version: {error}")),
+    };
+    let text = serde_json::to_string(&answer)? + "\n";
+    stream.into_inner().write_all(text.as_bytes()).await?;
+    Ok(())
+}
+
+async fn answer(
+    request: Request,
+    updates: &Updates,
+    netfilter: Netfilter,
+) -> Result<Value, String> {
+    let (reply, answered) = oneshot::channel();
+    let look = move |plan: &NodePlan, backend: &mut dyn Backend, status: &Status| {
+        let answer = match request {
+            Request::Status { connections } => {
+                let mut answer = status_answer(plan, backend.name(), status);
+                if connections {
+                    let mut socket =
+                        netfilter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    answer.connections = Some(count_connections(&mut socket, plan)?);
+                }
+                json(&answer)
+            }
+            Request::Trace(question) => json(&trace_answer(plan, status, &question)?),
+            Request::Verify => {
+                let whole = dataplane::sync::whole(plan, &status.quarantined);
+                let differences = backend.verify(&whole).map_err(|error| error.to_string())?;
+                json(&differences)
+            }
+        };
+        Ok(answer)
+    };
+    let look = move |plan: &NodePlan, backend: &mut dyn Backend, status: &Status| {
+        // The client may be gone.
+        let _ = reply.send(look(plan, backend, status));
+    };
+    updates.inspect(look).map_err(|_| "the data plane has ended".to_owned())?;
+    answered.await.map_err(|_| "the data plane has ended".to_owned())?
+}
+
+fn json(answer: &impl Serialize) -> Value {
+    serde_json::to_value(answer).expect("answers are plain data")
+}
+
+fn status_answer(plan: &NodePlan, data_plane: &str, status: &Status) -> StatusAnswer {
+    let ids = |ids: &std::collections::BTreeSet<plan::GroupId>| {
+        ids.iter().map(ToString::to_string).collect()
+    };
+    StatusAnswer {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node: plan.node.settings.node_name.to_string(),
+        data_plane: data_plane.to_owned(),
+        settings: PlanSettings::of(&plan.node.settings),
+        generation: status.generation,
+        programmed_seconds_ago: status.programmed_at.map(seconds),
+        pending_seconds: status.pending_since.map(seconds),
+        failure: status.failure.clone(),
+        repairs: status.repairs,
+        services: plan.len(),
+        frontends: plan.groups().map(|group| group.frontends.len()).sum(),
+        endpoints: plan.groups().flat_map(|group| &group.sets).map(|set| set.backends.len()).sum(),
+        quarantined: status
+            .quarantined
+            .iter()
+            .map(|(id, why)| (id.to_string(), why.clone()))
+            .collect(),
+        contested: plan.contested().iter().map(|(key, by)| (key.to_string(), ids(by))).collect(),
+        connections: None,
+    }
+}
+
+fn trace_answer(
+    plan: &NodePlan,
+    status: &Status,
+    question: &Question,
+) -> Result<TraceAnswer, String> {
+    let packet = question.packet().ok_or("there is no such protocol")?;
+    let is_local = |ip: IpAddr| ip.is_loopback() || plan.node.addresses.contains(&ip);
+    let traced = trace(plan, &packet, is_local);
+    let quarantined =
+        traced.frontend.as_ref().and_then(|(_, id)| status.quarantined.get(&id.group)).cloned();
+    Ok(TraceAnswer {
+        generation: status.generation,
+        fate: FateAnswer::of(&traced),
+        quarantined,
+        pending_seconds: status.pending_since.map(seconds),
+        failure: status.failure.clone(),
+    })
+}
+
+/// The tracked connections that lead from a frontend of each group to an endpoint.
+fn count_connections(
+    socket: &mut Socket,
+    plan: &NodePlan,
+) -> Result<BTreeMap<String, u64>, String> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for (family, netfilter) in
+        [(Family::V4, kernel::nftables::Family::Ipv4), (Family::V6, kernel::nftables::Family::Ipv6)]
+    {
+        for (transport, protocol) in
+            [(Transport::Tcp, Protocol::Tcp), (Transport::Udp, Protocol::Udp)]
+        {
+            let filter = Filter::all(netfilter, transport);
+            let is_translated =
+                |entry: &kernel::conntrack::Entry| entry.reply.source != entry.original.destination;
+            let entries = kernel::conntrack::entries(socket, &filter, is_translated)
+                .map_err(|error| error.to_string())?;
+            for entry in entries {
+                let destination = entry.original.destination;
+                let Some(port) = NonZeroU16::new(destination.port()) else { continue };
+                let key = |address| FrontendKey { address, protocol, port };
+                let owner = plan
+                    .frontend(&key(FrontendAddress::Ip(destination.ip())))
+                    .or_else(|| plan.frontend(&key(FrontendAddress::AnyOfNode(family))));
+                if let Some((group, _)) = owner {
+                    *counts.entry(group.id.to_string()).or_default() += 1;
+                }
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}
