@@ -34,13 +34,25 @@ impl Proxy {
         Self::start_with(lab, &["--cluster-cidr", "10.244.0.0/16"])
     }
 
+    /// Starts it as `deploy/` does: with no privilege but to change the network and to
+    /// use raw sockets, as iptables does.
+    pub fn start_confined(lab: &Lab) -> Self {
+        let confine = ["setpriv", "--no-new-privs", "--bounding-set", "-all,+net_admin,+net_raw"];
+        Self::start_by(lab, &confine, &["--cluster-cidr", "10.244.0.0/16"])
+    }
+
     /// Starts it with more flags.
     pub fn start_with(lab: &Lab, arguments: &[&str]) -> Self {
+        Self::start_by(lab, &[], arguments)
+    }
+
+    fn start_by(lab: &Lab, launcher: &[&str], arguments: &[&str]) -> Self {
         // How the nodes reach the API server: the administrator's is on the machine's loopback.
         let kubeconfig = Self::kubeconfig(lab);
         let portolan = portolan_path();
         let exec = Command::new(&portolan)
             .args(["lab", "exec", "--name", lab.name(), Self::HOST, "--"])
+            .args(launcher)
             .arg(&portolan)
             .args(["--log-level", "error", "proxy", "--kubeconfig", &kubeconfig])
             .args(["--hostname-override", Self::HOST, "--socket", &Self::socket(lab)])

@@ -131,6 +131,75 @@ fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
 /// A client is refused or, as each is told but once a second (icmp_ratelimit), hears nothing.
 const NOBODY: &str = "nobody";
 
+/// Rules by which a kube-proxy leads the node port to a pod, as far as packets can tell.
+fn kube_proxy_rules(mode: &str, pod: &str) -> Vec<String> {
+    let lines = match mode {
+        "nftables" => {
+            let dnat = format!("dnat to {pod}:8080");
+            vec![
+                "nft add table ip kube-proxy".to_owned(),
+                "nft add chain ip kube-proxy nat { type nat hook prerouting priority -100; }"
+                    .into(),
+                "nft add chain ip kube-proxy src { type nat hook postrouting priority 100; }"
+                    .into(),
+                format!("nft add rule ip kube-proxy nat tcp dport 30080 {dnat}"),
+                "nft add rule ip kube-proxy src ct status dnat masquerade".into(),
+            ]
+        }
+        tool => vec![
+            format!("{tool} -t nat -N KUBE-NODEPORTS"),
+            format!("{tool} -t nat -N KUBE-POSTROUTING"),
+            format!("{tool} -t nat -A PREROUTING -j KUBE-NODEPORTS"),
+            format!("{tool} -t nat -A POSTROUTING -j KUBE-POSTROUTING"),
+            format!("{tool} -t nat -A KUBE-NODEPORTS -p tcp --dport 30080 -j DNAT --to {pod}:8080"),
+            format!("{tool} -t nat -A KUBE-POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE"),
+        ],
+    };
+    lines.into_iter().map(|line| line.replace('{', "'{").replace('}', "}'")).collect()
+}
+
+#[test]
+fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
+    let lab = Lab::up();
+    Proxy::prepare(&lab);
+    lab.apply(&(pod("a", "node-1", "app: web", 1) + &service("app: web", ""))).expect_success();
+    wait_for_pods(&lab, &["a"]);
+    let address = lab.field("pod", "a", "{.status.podIP}");
+    let on_host = |command: &str| lab.exec(Proxy::HOST, &["sh", "-c", command]).expect_success();
+    let target = "172.31.0.2:30080";
+    let portolan = portolan_path();
+    for mode in ["nftables", "iptables-nft", "iptables-legacy"] {
+        let there = kube_proxy_rules(mode, &address).join(" && ");
+        on_host(&there);
+        let load = traffic(&lab, "outside", &["connect", target, "500", "4"]);
+        let flows = traffic(&lab, "outside", &["hold-tcp", target, "4"]);
+        thread::sleep(SECOND);
+        let mut proxy = Proxy::start_confined(&lab);
+        let rules = || {
+            let saved = on_host("nft list tables; iptables-nft-save; iptables-legacy-save");
+            match saved.contains("kube-proxy") || saved.contains("KUBE-") {
+                true => Err(saved),
+                false => Ok(saved),
+            }
+        };
+        let left = eventually("kube-proxy's rules are gone", LIMIT, rules);
+        assert!(left.contains("table ip portolan"), "{left}");
+        thread::sleep(SECOND / 2);
+        // Back: kube-proxy has programmed before Portolan's rules go.
+        proxy.end("-TERM");
+        on_host(&there);
+        on_host(&format!("{} proxy --cleanup --keep-kube-proxy", portolan.display()));
+        let tables = on_host("nft list tables");
+        assert!(!tables.contains("portolan"), "{tables}");
+        let what = format!("from {mode} to Portolan and back");
+        expect_nothing_lost(&what, load.join().expect("no panic"), 1_900);
+        let flows = flows.join().expect("no panic").expect_success();
+        println!("{what}: {flows}");
+        assert_eq!(number(&flows, "lost"), 0, "{flows}");
+        on_host(&format!("{} proxy --cleanup", portolan.display()));
+    }
+}
+
 /// Datagrams from one port, and who answers them.
 struct Follower {
     process: Child,

@@ -4,6 +4,7 @@
 //! traffic serve PORT                  TCP and UDP; answers everything with the host's name
 //! traffic connect ADDRESS RATE SECS   new connections, RATE a second; prints what became of them
 //! traffic hold ADDRESS SECS           one TCP and one UDP flow; prints who answered each
+//! traffic hold-tcp ADDRESS SECS       one TCP flow
 //! traffic follow ADDRESS PORT SECS    datagrams from one port; prints each change of who answers
 //! ```
 
@@ -29,7 +30,15 @@ fn main() {
         ["connect", address, rate, seconds] => {
             connect(self::address(address), number(rate), self::seconds(seconds));
         }
-        ["hold", address, seconds] => hold(self::address(address), self::seconds(seconds)),
+        ["hold", address, seconds] => {
+            thread::scope(|scope| {
+                scope.spawn(|| hold_udp(self::address(address), self::seconds(seconds)));
+                hold_tcp(self::address(address), self::seconds(seconds));
+            });
+        }
+        ["hold-tcp", address, seconds] => {
+            hold_tcp(self::address(address), self::seconds(seconds));
+        }
         ["follow", address, port, seconds] => {
             follow(self::address(address), number(port), self::seconds(seconds));
         }
@@ -131,39 +140,38 @@ fn connect(to: SocketAddr, rate: u32, duration: Duration) {
     }
 }
 
-/// Prints `tcp asked N lost N by WHO...` and the same for UDP.
-fn hold(to: SocketAddr, duration: Duration) {
-    let print = |protocol: &str, outcomes: Vec<io::Result<String>>| {
-        let asked = outcomes.len();
-        let mut by: Vec<String> = outcomes.into_iter().flatten().collect();
-        let lost = asked - by.len();
-        by.sort();
-        by.dedup();
-        println!("{protocol} asked {asked} lost {lost} by {}", by.join(" "));
-    };
+/// Prints `PROTOCOL asked N lost N by WHO...`.
+fn print_flow(protocol: &str, outcomes: Vec<io::Result<String>>) {
+    let asked = outcomes.len();
+    let mut by: Vec<String> = outcomes.into_iter().flatten().collect();
+    let lost = asked - by.len();
+    by.sort();
+    by.dedup();
+    println!("{protocol} asked {asked} lost {lost} by {}", by.join(" "));
+}
+
+fn hold_tcp(to: SocketAddr, duration: Duration) {
     let end = Instant::now() + duration;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut outcomes = Vec::new();
-            let mut stream = open(to).expect("the first connection succeeds");
-            while Instant::now() < end {
-                outcomes.push(ask(&mut stream));
-                thread::sleep(PAUSE);
-            }
-            print("tcp", outcomes);
-        });
-        scope.spawn(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
-            socket.connect(to).expect("UDP connects at once");
-            socket.set_read_timeout(Some(LIMIT)).expect("it is not zero");
-            let mut outcomes = Vec::new();
-            while Instant::now() < end {
-                outcomes.push(exchange(&socket));
-                thread::sleep(PAUSE);
-            }
-            print("udp", outcomes);
-        });
-    });
+    let mut outcomes = Vec::new();
+    let mut stream = open(to).expect("the first connection succeeds");
+    while Instant::now() < end {
+        outcomes.push(ask(&mut stream));
+        thread::sleep(PAUSE);
+    }
+    print_flow("tcp", outcomes);
+}
+
+fn hold_udp(to: SocketAddr, duration: Duration) {
+    let end = Instant::now() + duration;
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
+    socket.connect(to).expect("UDP connects at once");
+    socket.set_read_timeout(Some(LIMIT)).expect("it is not zero");
+    let mut outcomes = Vec::new();
+    while Instant::now() < end {
+        outcomes.push(exchange(&socket));
+        thread::sleep(PAUSE);
+    }
+    print_flow("udp", outcomes);
 }
 
 fn exchange(socket: &UdpSocket) -> io::Result<String> {

@@ -2,6 +2,8 @@
 
 mod apply;
 mod cleanup;
+#[cfg(test)]
+mod deploy_tests;
 mod explain;
 mod lab;
 mod node;

@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// Remove the rules of this proxy and of kube-proxy in every mode, and end.
     #[arg(long)]
     cleanup: bool,
+    /// With --cleanup: remove only what is this proxy's.
+    #[arg(long, requires = "cleanup")]
+    keep_kube_proxy: bool,
     /// Set what needs privileges beyond programming rules (connection tracking), and end.
     #[arg(long)]
     init_only: bool,
@@ -196,7 +199,7 @@ impl WithoutMeaning {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.cleanup {
-        return cleanup();
+        return cleanup(args.keep_kube_proxy);
     }
     let config = configuration(args)?;
     if let Some(path) = &args.write_config_to {
@@ -239,9 +242,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }))
 }
 
-/// Removes the rules of all proxies, and what was set on the host.
-fn cleanup() -> anyhow::Result<()> {
-    let (removed, mut failures) = takeover::remove_kube_proxy();
+/// Removes the rules of all proxies, or of this one alone, and what was set on the host.
+fn cleanup(keep_kube_proxy: bool) -> anyhow::Result<()> {
+    let (removed, mut failures) = match keep_kube_proxy {
+        true => Default::default(),
+        false => takeover::remove_kube_proxy(),
+    };
     for line in removed {
         tracing::info!("removed {line}");
     }

@@ -68,8 +68,12 @@ fn nftables_tables() -> anyhow::Result<Vec<String>> {
 fn iptables_chains(tool: &str) -> anyhow::Result<Vec<String>> {
     let saved = match Command::new(format!("{tool}-save")).output() {
         Ok(output) if output.status.success() => output,
-        // Without the tool or its part of the kernel there are no rules of its either.
-        _ => return Ok(Vec::new()),
+        Ok(output) => anyhow::bail!(
+            "{tool}-save: {} (the legacy flavour needs CAP_NET_RAW)",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+        // Without the tool there are no rules of its either.
+        Err(_) => return Ok(Vec::new()),
     };
     let plan = removal(&String::from_utf8_lossy(&saved.stdout));
     if plan.is_empty() {
