@@ -200,6 +200,60 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
     }
 }
 
+/// What Portolan could have changed on a host, as text.
+fn state(lab: &Lab) -> String {
+    let own = format!("ls /run/portolan/lab/{}", lab.name());
+    let script = [
+        "nft list ruleset",
+        "iptables-legacy-save -t nat | grep ^-",
+        // Connections through Services; others come and go.
+        "conntrack -L 2>/dev/null | grep -E 'dport=(80|30080) '",
+        "ip -o link; ip -o address; ip route show table all; ip rule",
+        "grep -r '' /proc/sys/net /proc/sys/vm 2>/dev/null | grep -v -e _count: -e stat",
+        "ls /run/portolan | grep -v ^lab; ls /var/lib/portolan",
+        &own,
+    ];
+    let script = script.join("; echo; ") + "; true";
+    lab.exec(Proxy::HOST, &["sh", "-c", &script]).expect_success()
+}
+
+#[test]
+fn a_cleanup_leaves_the_host_as_it_was() {
+    let lab = Lab::up();
+    Proxy::prepare(&lab);
+    lab.apply(&(pod("a", "node-1", "app: web", 1) + &service("app: web", ""))).expect_success();
+    wait_for_pods(&lab, &["a"]);
+    lab.exec(Proxy::HOST, &["sh", "-c", "echo 8000 > /proc/sys/net/ipv4/ip_local_reserved_ports"])
+        .expect_success();
+    // What loads when it is first used is there before.
+    lab.exec(Proxy::HOST, &["sh", "-c", "nft add table ip other; conntrack -L; true"])
+        .expect_success();
+    let before = state(&lab);
+    assert!(before.contains("ip_local_reserved_ports:8000"), "{before}");
+
+    let mut proxy = Proxy::start(&lab);
+    let target = "172.31.0.2:30080";
+    eventually("the node port answers", LIMIT, || {
+        let output = traffic(&lab, "outside", &["connect", target, "100", "1"]);
+        let output = output.join().expect("no panic").expect_success();
+        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
+    });
+    let during = state(&lab);
+    for part in ["table ip portolan", "ip_local_reserved_ports:8000,30000-32767", "dport=30080"] {
+        assert!(during.contains(part), "{part} in {during}");
+    }
+    proxy.end("-KILL");
+    let portolan = portolan_path();
+    let portolan = portolan.to_str().expect("UTF-8");
+    lab.exec(Proxy::HOST, &["sh", "-c", &format!("rm -f {}", Proxy::socket(&lab))])
+        .expect_success();
+    lab.exec(Proxy::HOST, &[portolan, "cleanup"]).expect_success();
+    let after = state(&lab);
+    let differ: Vec<(&str, &str)> =
+        before.lines().zip(after.lines()).filter(|(before, after)| before != after).collect();
+    assert!(differ.is_empty() && before.len() == after.len(), "{differ:?}");
+}
+
 /// Datagrams from one port, and who answers them.
 struct Follower {
     process: Child,

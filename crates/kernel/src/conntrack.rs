@@ -118,12 +118,12 @@ impl Filter {
     }
 }
 
-/// The tracked connections that `filter` means and `is_wanted` takes. The kernel filters (since 5.8),
+/// The tracked connections that `filter` means and `is_wanted`, which sees each once, takes. The kernel filters (since 5.8),
 /// and only what is wanted is kept.
 pub fn entries(
     socket: &mut Socket,
     filter: &Filter,
-    is_wanted: impl Fn(&Entry) -> bool,
+    mut is_wanted: impl FnMut(&Entry) -> bool,
 ) -> Result<Vec<Entry>> {
     let operation = format!("list tracked {:?} connections", filter.transport);
     let mut request = Encoder::new();

@@ -3,6 +3,7 @@
 //! What is answered comes from the plan that is programmed and from the kernel, not from the API.
 
 mod client;
+pub(crate) mod connections;
 mod server;
 
 use std::collections::BTreeMap;

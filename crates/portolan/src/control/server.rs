@@ -1,26 +1,22 @@
 //! Who answers: the process that programs.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dataplane::{Backend, Status, Updates};
-use kernel::conntrack::{Filter, Transport};
-use kernel::netlink::{self, Socket};
-use model::{Family, Protocol};
+use plan::NodePlan;
 use plan::trace::trace;
-use plan::{FrontendAddress, FrontendKey, NodePlan};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
+use super::connections::{self, Netfilter};
 use super::{FateAnswer, PlanSettings, Question, Request, StatusAnswer, TraceAnswer};
 
 /// Longest request, in bytes.
@@ -37,8 +33,7 @@ pub(crate) fn serve(
     updates: Updates,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let listener = bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    let netfilter = Socket::open(netlink::Protocol::Netfilter).context("open netfilter")?;
-    let netfilter = std::sync::Arc::new(std::sync::Mutex::new(netfilter));
+    let netfilter = connections::open()?;
     let own = OwnFile(path.to_owned());
     Ok(async move {
         let _own = own;
@@ -87,8 +82,6 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-type Netfilter = std::sync::Arc<std::sync::Mutex<Socket>>;
-
 async fn converse(
     stream: UnixStream,
     updates: &Updates,
@@ -112,16 +105,16 @@ async fn answer(
     updates: &Updates,
     netfilter: Netfilter,
 ) -> Result<Value, String> {
+    let tally = match request {
+        Request::Status { connections: true } => Some(connections::tally(netfilter).await?),
+        _ => None,
+    };
     let (reply, answered) = oneshot::channel();
     let look = move |plan: &NodePlan, backend: &mut dyn Backend, status: &Status| {
         let answer = match request {
-            Request::Status { connections } => {
+            Request::Status { .. } => {
                 let mut answer = status_answer(plan, backend.name(), status);
-                if connections {
-                    let mut socket =
-                        netfilter.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    answer.connections = Some(count_connections(&mut socket, plan)?);
-                }
+                answer.connections = tally.map(|tally| connections::by_service(plan, &tally));
                 json(&answer)
             }
             Request::Trace(question) => json(&trace_answer(plan, status, &question)?),
@@ -190,39 +183,6 @@ fn trace_answer(
         pending_seconds: status.pending_since.map(seconds),
         failure: status.failure.clone(),
     })
-}
-
-/// The tracked connections that lead from a frontend of each group to an endpoint.
-fn count_connections(
-    socket: &mut Socket,
-    plan: &NodePlan,
-) -> Result<BTreeMap<String, u64>, String> {
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for (family, netfilter) in
-        [(Family::V4, kernel::nftables::Family::Ipv4), (Family::V6, kernel::nftables::Family::Ipv6)]
-    {
-        for (transport, protocol) in
-            [(Transport::Tcp, Protocol::Tcp), (Transport::Udp, Protocol::Udp)]
-        {
-            let filter = Filter::all(netfilter, transport);
-            let is_translated =
-                |entry: &kernel::conntrack::Entry| entry.reply.source != entry.original.destination;
-            let entries = kernel::conntrack::entries(socket, &filter, is_translated)
-                .map_err(|error| error.to_string())?;
-            for entry in entries {
-                let destination = entry.original.destination;
-                let Some(port) = NonZeroU16::new(destination.port()) else { continue };
-                let key = |address| FrontendKey { address, protocol, port };
-                let owner = plan
-                    .frontend(&key(FrontendAddress::Ip(destination.ip())))
-                    .or_else(|| plan.frontend(&key(FrontendAddress::AnyOfNode(family))));
-                if let Some((group, _)) = owner {
-                    *counts.entry(group.id.to_string()).or_default() += 1;
-                }
-            }
-        }
-    }
-    Ok(counts)
 }
 
 fn seconds(since: Instant) -> f64 {

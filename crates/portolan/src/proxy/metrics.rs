@@ -1,10 +1,10 @@
 //! What kube-proxy counts and measures, under its names, so that existing dashboards and alerts go on
 //! working. Both families are programmed in one go, so both have the same figures.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::{Observer, Transaction};
 use http::StatusCode;
@@ -26,6 +26,7 @@ type Labels = Vec<(&'static str, &'static str)>;
 type Counters = family::Family<Labels, Counter>;
 type Gauges<N = i64, A = AtomicI64> = family::Family<Labels, Gauge<N, A>>;
 type Times = Gauges<f64, AtomicU64>;
+type PerService = family::Family<Vec<(&'static str, String)>, Gauge>;
 type Histograms = family::Family<Labels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a proxy. Clones count on together.
@@ -47,7 +48,25 @@ pub(crate) struct Metrics {
     forgetting: Histograms,
     healthz: Counters,
     livez: Counters,
+    programming: Histograms,
+    waiting: Arc<Mutex<Vec<Waiting>>>,
+    since: SystemTime,
+    connections: PerService,
 }
+
+/// A change of endpoints that is not programmed yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// When it was taken in.
+    noted: Instant,
+    /// When what caused it happened, as the controller says.
+    triggered: SystemTime,
+}
+
+/// The annotation of EndpointSlices that says so.
+const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// Services whose connections are told at most: those with the most.
+const MAX_SERVICES: usize = 100;
 
 /// Changes that came from the API, and those of them that are not programmed yet.
 #[derive(Clone, Default)]
@@ -78,6 +97,10 @@ impl Metrics {
             forgetting: histograms(),
             healthz: Counters::default(),
             livez: Counters::default(),
+            programming: Histograms::new_with_constructor(programming_buckets),
+            waiting: Arc::default(),
+            since: SystemTime::now(),
+            connections: PerService::default(),
         };
         for labels in FAMILIES.map(by_family) {
             // What has not happened yet is told as zero, so that rates begin where they should.
@@ -97,7 +120,13 @@ impl Metrics {
     }
 
     fn registered(&self) -> Registry {
-        let mut all = Registry::with_prefix("kubeproxy");
+        let mut registry = Registry::default();
+        registry.sub_registry_with_prefix("portolan").register(
+            "service_connections",
+            "Tracked connections of the Services that have the most of them",
+            self.connections.clone(),
+        );
+        let all = registry.sub_registry_with_prefix("kubeproxy");
         let mut add = |name: &str, help: &str, metric: Metric| match metric {
             Metric::Counters(metric) => all.register(name, help, metric),
             Metric::Gauges(metric) => all.register(name, help, metric),
@@ -164,13 +193,28 @@ impl Metrics {
             "Time that looking for stale entries takes",
             M::Histograms(self.forgetting.clone()),
         );
+        add(
+            "network_programming_duration_seconds",
+            "Time from what changed endpoints to their being programmed",
+            M::Histograms(self.programming.clone()),
+        );
         add("proxy_healthz", "Answers of /healthz", M::Counters(self.healthz.clone()));
         add("proxy_livez", "Answers of /livez", M::Counters(self.livez.clone()));
-        all
+        registry
     }
 
     /// Notes a change that a watch has told of.
     pub(super) fn note(&self, event: &Event) {
+        if let Event::Put(Object::EndpointSlice(slice)) = event
+            && let Some(triggered) = slice.meta.annotations.get(TRIGGERED)
+            && let Ok(triggered) = triggered.parse::<jiff::Timestamp>()
+        {
+            let triggered = SystemTime::from(triggered);
+            // What happened before this process began says nothing about it.
+            if triggered > self.since {
+                self.waiting().push(Waiting { noted: Instant::now(), triggered });
+            }
+        }
         let changes = match event {
             Event::Put(Object::Service(_)) | Event::Removed(model::Kind::Service, _) => {
                 &self.service_changes
@@ -204,6 +248,23 @@ impl Metrics {
         for labels in &now {
             self.no_local_endpoints.get_or_create(labels).inc();
         }
+    }
+
+    /// Notes how many connections each Service has.
+    pub(super) fn connected(&self, counts: BTreeMap<String, u64>) {
+        let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
+        counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        self.connections.clear();
+        for (id, count) in counts.into_iter().take(MAX_SERVICES) {
+            let (namespace, service) = id.split_once('/').unwrap_or(("", &id));
+            let labels = vec![("namespace", namespace.to_owned()), ("service", service.to_owned())];
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.connections.get_or_create(&labels).set(count);
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes an answer of the health server.
@@ -243,6 +304,17 @@ impl Observer for Metrics {
         }
         if done.succeeded {
             set_now(&self.programmed);
+            // What came in later is part of the next one.
+            let began = Instant::now().checked_sub(done.took);
+            self.waiting().retain(|change| {
+                let is_done = began.is_some_and(|began| change.noted <= began);
+                if is_done && let Ok(took) = change.triggered.elapsed() {
+                    for labels in FAMILIES.map(by_family) {
+                        self.programming.get_or_create(&labels).observe(took.as_secs_f64());
+                    }
+                }
+                !is_done
+            });
         }
     }
 
@@ -261,6 +333,18 @@ enum Metric {
     Gauges(Gauges),
     Times(Times),
     Histograms(Histograms),
+}
+
+/// Buckets of kube-proxy: fine below two seconds, up to five minutes.
+fn programming_buckets() -> Histogram {
+    let steps =
+        |first: f64, width: f64, count: u32| (0..count).map(move |i| first + width * f64::from(i));
+    Histogram::new(
+        steps(0.25, 0.25, 2)
+            .chain(steps(1.0, 1.0, 59))
+            .chain(steps(60.0, 5.0, 12))
+            .chain(steps(120.0, 30.0, 7)),
+    )
 }
 
 const FAMILIES: [Family; 2] = Family::ALL;
@@ -358,6 +442,55 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn time_counts_from_what_caused_a_change() {
+        let mut metrics = Metrics::new();
+        metrics.since -= Duration::from_secs(60);
+        let slice = |seconds_ago: u64| {
+            let then = SystemTime::now() - Duration::from_secs(seconds_ago);
+            let then = jiff::Timestamp::try_from(then).unwrap();
+            let slice = json!({
+                "metadata": {"name": "web-1", "namespace": "shop",
+                             "annotations": {TRIGGERED: then.to_string()}},
+                "addressType": "IPv4", "ports": [], "endpoints": [],
+            });
+            Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap()))
+        };
+        let count = |metrics: &Metrics, bucket: &str| {
+            let text = metrics.answer().body;
+            let start = format!(
+                "kubeproxy_network_programming_duration_seconds_bucket{{le=\"{bucket}\",ip_family=\"IPv4\"}} "
+            );
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            line.map_or(0, |count| count.parse::<u64>().unwrap())
+        };
+        metrics.note(&slice(3));
+        metrics.note(&slice(120));
+        let done = Transaction { whole: false, took: Duration::ZERO, succeeded: true };
+        metrics.transaction(Transaction { succeeded: false, ..done });
+        assert_eq!(count(&metrics, "4.0"), 0, "it has failed");
+        metrics.transaction(Transaction { took: Duration::from_secs(9), ..done });
+        assert_eq!(count(&metrics, "4.0"), 0, "it had begun before");
+        metrics.transaction(done);
+        assert_eq!((count(&metrics, "2.0"), count(&metrics, "4.0")), (0, 1));
+        assert_eq!(count(&metrics, "300.0"), 1, "what happened before the start is left out");
+    }
+
+    #[test]
+    fn services_with_the_most_connections_are_told() {
+        let metrics = Metrics::new();
+        let many = (0..500).map(|i| (format!("shop/web-{i:03}"), i)).collect();
+        metrics.connected(many);
+        let text = metrics.answer().body;
+        let lines: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("portolan_service_connections{")).collect();
+        assert_eq!(lines.len(), MAX_SERVICES);
+        let most = "portolan_service_connections{namespace=\"shop\",service=\"web-499\"} 499";
+        assert!(lines.contains(&most), "{lines:?}");
+        metrics.connected(BTreeMap::new());
+        assert!(!metrics.answer().body.contains("web-499"));
     }
 
     /// A port with endpoints elsewhere counts; one without any does not.

@@ -187,6 +187,12 @@ impl Proxy {
             Err(error) => tracing::warn!(%error, "listeners at node ports are not noticed"),
         }
         self.health.watch(sync.status());
+        if self.takes_over {
+            // Metrics are served by a proxy of its own only.
+            let metrics = self.metrics.clone();
+            let note = move |counts| metrics.connected(counts);
+            self.tasks.spawn(control::connections::watch(sync.updates(), note)?);
+        }
         if let Some(path) = &self.socket {
             match control::serve(path, sync.updates()) {
                 Ok(serve) => _ = self.tasks.spawn(serve),
