@@ -117,6 +117,7 @@ fn facts(detects: bool) -> NodeFacts {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
             allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            primary_address: None,
         },
         zone: None,
         addresses: vec![NODE.parse().unwrap()],

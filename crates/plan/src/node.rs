@@ -22,6 +22,8 @@ pub struct NodeSettings {
     /// Which `externalIPs` are served. Whoever may write a Service could otherwise take any address
     /// over, of this cluster or of the world (CVE-2020-8554).
     pub allowed_external_ips: Vec<IpNet>,
+    /// The node's primary address of its family, whatever its Node object says.
+    pub primary_address: Option<IpAddr>,
 }
 
 /// How a connection is recognised as coming from a pod.
@@ -62,11 +64,13 @@ impl NodeFacts {
     /// zone and no addresses.
     pub fn from_world(settings: NodeSettings, world: &World) -> Self {
         let node = world.node(&settings.node_name);
+        let address = |family: &Family| {
+            let given = settings.primary_address.filter(|ip| Family::of(*ip) == *family);
+            given.or_else(|| node.and_then(|node| node.address(*family)))
+        };
         Self {
             zone: node.and_then(|node| node.zone().cloned()),
-            addresses: node
-                .map(|node| Family::ALL.iter().filter_map(|f| node.address(*f)).collect())
-                .unwrap_or_default(),
+            addresses: Family::ALL.iter().filter_map(address).collect(),
             settings,
         }
     }

@@ -38,6 +38,7 @@ fn facts() -> NodeFacts {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
             allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+            primary_address: None,
         },
         zone: None,
         addresses: [V4.node, V6.node].map(|ip| ip.parse().unwrap()).into(),

@@ -23,6 +23,7 @@ impl Planning {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
             allowed_external_ips: self.allow_external_ips.clone(),
+            primary_address: None,
         }
     }
 }

@@ -12,7 +12,16 @@ use super::{Backoff, Client, Error};
 ///
 /// No request is made: a server that is not there yet is found by whoever asks it first.
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> {
-    let config = match kubeconfig {
+    connect_to(kubeconfig, None).await
+}
+
+/// As [`connect`], to another address of the API server; without a kubeconfig, as nobody in particular.
+pub(crate) async fn connect_to(
+    kubeconfig: Option<&Path>,
+    server: Option<&http::Uri>,
+) -> Result<Client, Error> {
+    let mut config = match kubeconfig {
+        None if let Some(server) = server => kube::Config::new(server.clone()),
         Some(path) => {
             let failed = |source| Error::Kubeconfig { path: path.to_owned(), source };
             let file = Kubeconfig::read_from(path).map_err(failed)?;
@@ -22,6 +31,9 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Error> 
         }
         None => kube::Config::infer().await.map_err(Error::NoConfig)?,
     };
+    if let Some(server) = server {
+        config.cluster_url = server.clone();
+    }
     Client::try_from(config).map_err(Error::Connect)
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct PlanSettings {
     node_port_addresses: Option<Vec<IpNet>>,
     #[serde(rename = "allowedExternalIPs")]
     allowed_external_ips: Vec<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    primary_address: Option<IpAddr>,
 }
 
 impl PlanSettings {
@@ -131,6 +133,7 @@ impl PlanSettings {
                 NodePortAddresses::Ranges(ranges) => Some(ranges.clone()),
             },
             allowed_external_ips: settings.allowed_external_ips.clone(),
+            primary_address: settings.primary_address,
         };
         match &settings.local_detector {
             LocalDetector::None => {}
@@ -158,6 +161,7 @@ impl PlanSettings {
                 Some(ranges) => NodePortAddresses::Ranges(ranges.clone()),
             },
             allowed_external_ips: self.allowed_external_ips.clone(),
+            primary_address: self.primary_address,
         }
     }
 }
@@ -240,6 +244,7 @@ mod tests {
                     masquerade_all: true,
                     node_port_addresses,
                     allowed_external_ips: all(),
+                    primary_address: Some("192.0.2.1".parse().unwrap()),
                 };
                 let text = serde_json::to_string(&PlanSettings::of(&settings)).unwrap();
                 let words: PlanSettings = serde_json::from_str(&text).unwrap();

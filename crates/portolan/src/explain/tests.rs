@@ -55,6 +55,7 @@ fn settings(name: &str) -> NodeSettings {
         masquerade_all: false,
         node_port_addresses: NodePortAddresses::Primary,
         allowed_external_ips: vec!["203.0.113.0/24".parse().unwrap()],
+        primary_address: None,
     }
 }
 

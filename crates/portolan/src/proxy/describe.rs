@@ -113,6 +113,7 @@ mod tests {
             masquerade_all: false,
             node_port_addresses: NodePortAddresses::Primary,
             allowed_external_ips: Vec::new(),
+            primary_address: None,
         };
         let plan = Planner::new(settings, &world).whole(&world);
         insta::assert_snapshot!(describe(&plan, &[]), @r"

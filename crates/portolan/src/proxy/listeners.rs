@@ -214,6 +214,7 @@ mod tests {
                     "192.0.2.0/24".parse().unwrap(),
                 ]),
                 allowed_external_ips: Vec::new(),
+                primary_address: None,
             },
             zone: None,
             addresses: Vec::new(),

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use http::StatusCode;
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ObjectReference;
 use model::{Event, Touched, World};
 use plan::NodeSettings;
 use serde_json::Value;
@@ -18,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::serve::{Answer, serve};
 use super::{BACKLOG, Proxy, watched_kinds};
-use crate::client;
+use crate::client::{self, Recorder, Severity};
 use crate::runtime;
 
 /// How a proxy is to run.
@@ -26,6 +28,8 @@ use crate::runtime;
 pub(crate) struct Settings {
     /// How to reach the API server.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the API server is, if not where the kubeconfig says.
+    pub(crate) master: Option<http::Uri>,
     /// What plans depend on.
     pub(crate) node: NodeSettings,
     /// Where health is told; `None` for nowhere.
@@ -46,7 +50,8 @@ pub(crate) struct Settings {
 
 /// Runs until the process is asked to end, which changes nothing in the kernel.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    let client =
+        client::connect_to(settings.kubeconfig.as_deref(), settings.master.as_ref()).await?;
     let proxy = Proxy::new(client.clone(), settings.node.clone())
         .answering(settings.socket.clone())
         .taking_over();
@@ -69,6 +74,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let serve_metrics = serve_if(settings.metrics, "metricsBindAddress", hard_fail, answer_metrics);
     let follow = async {
         client::wait_for(&client).await;
+        say_starting(&client, &settings.node.node_name).await;
         let mut feeds = JoinSet::new();
         let (events, incoming) = mpsc::channel(BACKLOG);
         for kind in watched_kinds(&client).await {
@@ -85,6 +91,19 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         result = changed(settings.file) => result,
         result = runtime::asked_to_end() => result,
     }
+}
+
+/// Records the Event on the Node that a kube-proxy records when it starts.
+async fn say_starting(client: &client::Client, node: &Arc<str>) {
+    let recorder = Recorder::new(client.clone(), "portolan-proxy", Some(node.clone()));
+    let about = ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(node.to_string()),
+        // Nodes are looked for by their name there, as their kubelets say it.
+        uid: Some(node.to_string()),
+        ..ObjectReference::default()
+    };
+    recorder.record(&about, Severity::Normal, "Starting", "").await;
 }
 
 /// How long a Node may be without ranges, as kube-proxy has it.

@@ -235,6 +235,7 @@ impl Variant {
                     Some(ranges) => ranges.iter().map(range).collect(),
                     None => ["0.0.0.0/0", "::/0"].map(|all| all.parse().unwrap()).into(),
                 },
+                primary_address: None,
             },
             zone: row.zone.as_deref().map(Into::into),
             addresses: vec![self.address("NODE")],

@@ -7,6 +7,8 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use plan::{LocalDetector, NodePortAddresses, NodeSettings};
 
@@ -101,6 +103,11 @@ impl KubeProxyConfiguration {
             masquerade_all: self.nftables.masquerade_all,
             node_port_addresses,
             allowed_external_ips: Vec::new(),
+            primary_address: self
+                .bind_address
+                .parse()
+                .ok()
+                .filter(|ip: &IpAddr| !ip.is_unspecified()),
         }
     }
 

@@ -154,6 +154,7 @@ mod tests {
                 masquerade_all: false,
                 node_port_addresses: NodePortAddresses::Primary,
                 allowed_external_ips: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
+                primary_address: None,
             },
             zone: None,
             addresses: Vec::new(),

@@ -1,18 +1,11 @@
-//! `portolan proxy`.
+//! The flags: those of kube-proxy, and a few more.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
-use dataplane::Backend;
-use dataplane::nftables::Nftables;
 use ipnet::IpNet;
-use plan::NodeSettings;
 
 use crate::control::SOCKET;
-use crate::errors::sentence;
-use crate::proxy::config::{self, GoDuration, KubeProxyConfiguration};
-use crate::proxy::{self, Settings, host, takeover};
-use crate::runtime;
+use crate::proxy::config::{GoDuration, KubeProxyConfiguration};
 
 /// Program Services on a node of any Kubernetes cluster, in the place of kube-proxy.
 ///
@@ -25,16 +18,16 @@ pub(crate) struct Args {
     /// A KubeProxyConfiguration file; of the other flags, only --hostname-override,
     /// --allow-external-ips and --socket then count.
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Write the configuration that is in force to this file, and end.
     #[arg(long, value_name = "FILE")]
-    write_config_to: Option<PathBuf>,
+    pub(super) write_config_to: Option<PathBuf>,
     /// How to reach the API server [default: the service account of the pod this runs in].
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<String>,
     /// Name of the Node [default: the host's name].
     #[arg(long, value_name = "NAME")]
-    hostname_override: Option<String>,
+    pub(super) hostname_override: Option<String>,
     /// Ranges of all pods, one a family.
     #[arg(long, value_name = "CIDR[,CIDR]")]
     cluster_cidr: Option<String>,
@@ -52,13 +45,25 @@ pub(crate) struct Args {
     ///
     /// Whoever may write a Service could otherwise take any address over (CVE-2020-8554).
     #[arg(long = "allow-external-ips", value_name = "CIDR,...", value_delimiter = ',')]
-    allow_external_ips: Vec<IpNet>,
+    pub(super) allow_external_ips: Vec<IpNet>,
     /// Masquerade every connection to a ClusterIP.
     #[arg(long)]
     masquerade_all: bool,
     /// Addresses that accept node ports: ranges, or primary.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     nodeport_addresses: Option<Vec<String>>,
+    /// The node's primary address [default: that of its Node object].
+    #[arg(long, value_name = "IP")]
+    bind_address: Option<String>,
+    /// URL of the API server, in the place of the kubeconfig's.
+    #[arg(long, value_name = "URL")]
+    pub(super) master: Option<http::Uri>,
+    /// Port of --healthz-bind-address, 0 for nowhere; deprecated.
+    #[arg(long, hide = true, value_name = "PORT")]
+    healthz_port: Option<u16>,
+    /// Port of --metrics-bind-address, 0 for nowhere; deprecated.
+    #[arg(long, hide = true, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// Where /healthz and /livez are served; "" for nowhere.
     #[arg(long, value_name = "IP:PORT")]
     healthz_bind_address: Option<String>,
@@ -67,7 +72,7 @@ pub(crate) struct Args {
     metrics_bind_address: Option<String>,
     /// Where `portolan status` and `explain` ask; "" for nowhere.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     /// End if these can't listen, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
@@ -81,15 +86,15 @@ pub(crate) struct Args {
     conntrack: Conntrack,
     /// Remove the rules of this proxy and of kube-proxy in every mode, and end.
     #[arg(long)]
-    cleanup: bool,
+    pub(super) cleanup: bool,
     /// With --cleanup: remove only what is this proxy's.
     #[arg(long, requires = "cleanup")]
-    keep_kube_proxy: bool,
+    pub(super) keep_kube_proxy: bool,
     /// Set what needs privileges beyond programming rules (connection tracking), and end.
     #[arg(long)]
-    init_only: bool,
+    pub(super) init_only: bool,
     #[command(flatten)]
-    without_meaning: WithoutMeaning,
+    pub(super) without_meaning: WithoutMeaning,
 }
 
 /// Limits and timeouts of connection tracking.
@@ -121,9 +126,7 @@ struct Conntrack {
 
 /// Flags of kube-proxy that mean nothing here: accepted, so that its command line still works.
 #[derive(Debug, clap::Args)]
-struct WithoutMeaning {
-    #[arg(long, hide = true)]
-    bind_address: Option<String>,
+pub(super) struct WithoutMeaning {
     #[arg(long, hide = true)]
     config_sync_period: Option<String>,
     #[arg(long, hide = true)]
@@ -169,9 +172,8 @@ struct WithoutMeaning {
 
 impl WithoutMeaning {
     /// Those that were given.
-    fn given(&self) -> Vec<&'static str> {
+    pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [
-            ("--bind-address", self.bind_address.is_some()),
             ("--config-sync-period", self.config_sync_period.is_some()),
             ("--feature-gates", self.feature_gates.is_some()),
             ("--iptables-localhost-nodeports", self.iptables_localhost_nodeports.is_some()),
@@ -197,92 +199,8 @@ impl WithoutMeaning {
     }
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if args.cleanup {
-        return cleanup(args.keep_kube_proxy);
-    }
-    let config = configuration(args)?;
-    if let Some(path) = &args.write_config_to {
-        let text = config.to_yaml();
-        return std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
-    }
-    for sentence in config.without_meaning() {
-        tracing::warn!("{sentence}");
-    }
-    let given = args.without_meaning.given();
-    if !given.is_empty() {
-        tracing::warn!("no effect here: {}", given.join(", "));
-    }
-    host::tune(&config.conntrack, config.oom_score_adj);
-    if args.init_only {
-        return Ok(());
-    }
-    let node_name = match config.hostname_override.trim() {
-        "" => nix::unistd::gethostname()
-            .context("read the host's name (or pass --hostname-override)")?
-            .to_string_lossy()
-            .into_owned(),
-        name => name.to_owned(),
-    }
-    .to_lowercase();
-    let kubeconfig = Some(config.client_connection.kubeconfig.as_str());
-    runtime::run(proxy::run(Settings {
-        kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
-        node: NodeSettings {
-            allowed_external_ips: args.allow_external_ips.clone(),
-            ..config.node_settings(&node_name)
-        },
-        healthz: config.healthz_bind_address.parse().ok(),
-        metrics: config.metrics_bind_address.parse().ok(),
-        config: config.to_json(),
-        detect_by_node: config.detect_local_mode == "NodeCIDR",
-        socket: Some(args.socket.clone()).filter(|path| !path.as_os_str().is_empty()),
-        file: args.config.clone(),
-        bind_hard_fail: config.bind_address_hard_fail,
-    }))
-}
-
-/// Removes the rules of all proxies, or of this one alone, and what was set on the host.
-fn cleanup(keep_kube_proxy: bool) -> anyhow::Result<()> {
-    let (removed, mut failures) = match keep_kube_proxy {
-        true => Default::default(),
-        false => takeover::remove_kube_proxy(),
-    };
-    for line in removed {
-        tracing::info!("removed {line}");
-    }
-    let own = || -> anyhow::Result<()> { Ok(Nftables::open()?.cleanup()?) };
-    failures.extend([own(), host::restore()].into_iter().filter_map(Result::err));
-    let all: Vec<String> = failures.iter().map(sentence).collect();
-    anyhow::ensure!(all.is_empty(), "left behind: {}", all.join("; "));
-    Ok(())
-}
-
-/// The configuration in force, valid.
-fn configuration(args: &Args) -> anyhow::Result<KubeProxyConfiguration> {
-    let mut config = match &args.config {
-        Some(path) => from_file(path)?,
-        None => from_flags(args),
-    };
-    if let Some(name) = &args.hostname_override {
-        config.hostname_override.clone_from(name);
-    }
-    config.validate()?;
-    match config.mode.as_str() {
-        "" | "nftables" => Ok(config),
-        mode => anyhow::bail!("mode: {mode} is not there yet: accepted is nftables"),
-    }
-}
-
-fn from_file(path: &Path) -> anyhow::Result<KubeProxyConfiguration> {
-    let (config, warnings) = config::read(path)?;
-    for warning in warnings {
-        tracing::warn!(file = %path.display(), "{warning}");
-    }
-    Ok(config)
-}
-
-fn from_flags(args: &Args) -> KubeProxyConfiguration {
+/// The configuration that the flags make, where there is no file.
+pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     let mut config = KubeProxyConfiguration::default();
     let set = |field: &mut String, flag: &Option<String>| {
         if let Some(value) = flag {
@@ -297,6 +215,15 @@ fn from_flags(args: &Args) -> KubeProxyConfiguration {
     set(&mut config.mode, &args.proxy_mode);
     set(&mut config.healthz_bind_address, &args.healthz_bind_address);
     set(&mut config.metrics_bind_address, &args.metrics_bind_address);
+    set(&mut config.bind_address, &args.bind_address);
+    for (address, port) in [
+        (&mut config.healthz_bind_address, args.healthz_port),
+        (&mut config.metrics_bind_address, args.metrics_port),
+    ] {
+        if let Some(port) = port {
+            *address = with_port(address, port);
+        }
+    }
     let set = |field: &mut Option<GoDuration>, flag: &Option<GoDuration>| {
         if flag.is_some() {
             field.clone_from(flag);
@@ -321,4 +248,71 @@ fn from_flags(args: &Args) -> KubeProxyConfiguration {
     config.nftables.masquerade_all = args.masquerade_all;
     config.node_port_addresses.clone_from(&args.nodeport_addresses);
     config
+}
+
+/// An address with another port; nowhere for port 0.
+fn with_port(address: &str, port: u16) -> String {
+    match (address.rsplit_once(':'), port) {
+        (_, 0) => String::new(),
+        (Some((host, _)), port) => format!("{host}:{port}"),
+        (None, port) => format!("{address}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn config(flags: &[&str]) -> KubeProxyConfiguration {
+        let cli = Cli::try_parse_from(["portolan", "proxy"].iter().chain(flags)).unwrap();
+        let Command::Proxy(args) = cli.command else { panic!("it is another command") };
+        from_flags(&args)
+    }
+
+    #[test]
+    fn flags_are_fields() {
+        let defaults = config(&[]);
+        assert_eq!(defaults, KubeProxyConfiguration::default());
+        let set = config(&[
+            "--bind-address=192.0.2.1",
+            "--healthz-port=0",
+            "--metrics-port=9999",
+            "--conntrack-min=5",
+            "--conntrack-udp-timeout=2m30s",
+            "--oom-score-adj=-5",
+            "--masquerade-all",
+            "--nodeport-addresses=10.0.0.0/8,fd00::/8",
+            "--detect-local-mode=BridgeInterface",
+            "--pod-bridge-interface=cni0",
+        ]);
+        assert_eq!(set.bind_address, "192.0.2.1");
+        assert_eq!(set.healthz_bind_address, "");
+        assert_eq!(set.metrics_bind_address, "127.0.0.1:9999");
+        assert_eq!(set.conntrack.min, Some(5));
+        assert_eq!(set.conntrack.udp_timeout, GoDuration::parse("2m30s").unwrap());
+        assert_eq!(set.oom_score_adj, -5);
+        assert_eq!(set.node_port_addresses.as_ref().unwrap().len(), 2);
+        set.validate().unwrap();
+        let settings = set.node_settings("n1");
+        assert!(settings.masquerade_all);
+        assert_eq!(settings.primary_address, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(defaults.node_settings("n1").primary_address, None, "0.0.0.0 is none");
+        assert_eq!(with_port("[::1]:10256", 1), "[::1]:1");
+    }
+
+    #[test]
+    fn flags_without_meaning_are_taken_and_named() {
+        let cli = Cli::try_parse_from([
+            "portolan",
+            "proxy",
+            "--ipvs-scheduler=rr",
+            "--feature-gates=A=true",
+            "-v=2",
+        ]);
+        let Command::Proxy(args) = cli.unwrap().command else { panic!("it is another command") };
+        assert_eq!(args.without_meaning.given(), ["--feature-gates", "--ipvs-scheduler", "--v"]);
+    }
 }
