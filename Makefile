@@ -8,7 +8,7 @@ KUBECTL := target/tools/kubectl
 # Programs that pods and hosts of the lab run.
 LAB_COMMANDS := nginx mariadbd mariadb dig curl ping
 # Programs that tests look at the kernel with.
-TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables
+TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
 
 .PHONY: help run build test test-unit test-e2e lint format clean
 

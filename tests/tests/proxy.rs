@@ -158,7 +158,10 @@ fn owners_of_services_are_told_what_is_in_their_way() {
         .expect("the binary under test starts");
     let listens = || lab.curl(HOST, "http://127.0.0.1:30099/").ok();
     eventually("somebody listens", LIMIT, listens);
-    let proxy = Proxy::start_with(&lab, &["--allow-external-ips", "203.0.113.0/24"]);
+    let proxy = Proxy::start_with(
+        &lab,
+        &["--allow-external-ips", "203.0.113.0/24", "--programmed-annotation"],
+    );
     let describe = |service: &str, parts: &[&str]| {
         let text = lab.kubectl(&["describe", "service", service]).expect_success();
         match parts.iter().find(|part| !text.contains(*part)) {
@@ -171,6 +174,16 @@ fn owners_of_services_are_told_what_is_in_their_way() {
     });
     let text = eventually("the address is named", LIMIT, || {
         describe("foreign", &["ExternalIPRefused", "198.51.100.7", "--allow-external-ips"])
+    });
+    eventually("each Service is annotated", LIMIT, || {
+        describe("taken", &["portolan.dev/programmed.control-plane: true"])
+    });
+    lab.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {ports: [{port: 80}]}}",
+    )
+    .expect_success();
+    eventually("also a later one", LIMIT, || {
+        describe("late", &["portolan.dev/programmed.control-plane: true"])
     });
     let refused = text.lines().find(|line| line.contains("ExternalIPRefused"));
     assert!(!refused.is_some_and(|line| line.contains("203.0.113.7")), "it is allowed: {text}");

@@ -38,6 +38,12 @@ pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
     if let Err(error) = reserve_node_ports() {
         tracing::warn!("{}", sentence(&error));
     }
+    // As kube-proxy, it leaves that to whoever makes the pod network.
+    if sysctl::read("net/ipv4/ip_forward").is_ok_and(|value| value == "0") {
+        tracing::warn!(
+            "net.ipv4.ip_forward is 0: clients elsewhere reach no pod through this node"
+        );
+    }
     if let Some(max) = max(config, cores) {
         grow_hash_table(max / 4);
     }

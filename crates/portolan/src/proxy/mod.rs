@@ -51,6 +51,7 @@ pub(crate) struct Proxy {
     health: Health,
     metrics: Metrics,
     takes_over: bool,
+    annotates: bool,
     /// Where it can be asked; `None` for nowhere.
     socket: Option<PathBuf>,
     tasks: JoinSet<()>,
@@ -96,9 +97,15 @@ impl Proxy {
             health: Health::default(),
             metrics: Metrics::new(),
             takes_over: false,
+            annotates: false,
             socket: None,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Says on each Service, if `wanted`, whether this node has programmed it.
+    pub(crate) fn annotating(self, wanted: bool) -> Self {
+        Self { annotates: wanted, ..self }
     }
 
     /// Answers questions there, once something is planned.
@@ -147,7 +154,14 @@ impl Proxy {
                     Update::Node(node, _) => followers.set_node(node),
                     Update::Tampered(_) => {}
                 }
+                let id = match &update {
+                    Update::Group(id, Some(_)) => Some(id.clone()),
+                    _ => None,
+                };
                 sync.update(update);
+                if let Some(id) = id {
+                    followers.reporter.announced(&id);
+                }
             }
             return Ok(());
         }
@@ -159,7 +173,12 @@ impl Proxy {
         tracing::info!(services = whole.len(), took = ?start.elapsed(), "planned everything");
         let node = self.settings.node_name.clone();
         let recorder = Recorder::new(self.client.clone(), "portolan-proxy", Some(node));
-        let reporter = Reporter::new(recorder);
+        let mut reporter = Reporter::new(recorder, &self.settings.node_name);
+        let mut to_annotate = None;
+        if self.annotates {
+            let (annotating, ids) = reporter.annotating();
+            (reporter, to_annotate) = (annotating, Some(ids));
+        }
         let mut followers = Followers {
             health_checks: HealthCheckPorts::new(
                 whole.node.clone(),
@@ -182,6 +201,14 @@ impl Proxy {
         let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
         self.tasks.spawn(watch);
         self.tasks.spawn(reporter.clone().quarantine(sync.status()));
+        if let Some(ids) = to_annotate {
+            for (name, _) in world.services() {
+                reporter.announced(&plan::service::group_id(name));
+            }
+            let client = self.client.clone();
+            let annotate = reporter.clone().annotate(client, ids, sync.updates(), sync.status());
+            self.tasks.spawn(annotate);
+        }
         match followers.node_ports.watch(reporter) {
             Ok(watch) => _ = self.tasks.spawn(watch),
             Err(error) => tracing::warn!(%error, "listeners at node ports are not noticed"),

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) detect_by_node: bool,
     /// The configuration file, whose change ends the process.
     pub(crate) file: Option<PathBuf>,
+    /// Say on each Service whether this node has programmed it.
+    pub(crate) annotate: bool,
     /// Where it can be asked; `None` for nowhere.
     pub(crate) socket: Option<PathBuf>,
     /// End if these can't be bound, instead of trying again.
@@ -53,6 +55,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client =
         client::connect_to(settings.kubeconfig.as_deref(), settings.master.as_ref()).await?;
     let proxy = Proxy::new(client.clone(), settings.node.clone())
+        .annotating(settings.annotate)
         .answering(settings.socket.clone())
         .taking_over();
     let (health, metrics) = (proxy.health(), proxy.metrics());

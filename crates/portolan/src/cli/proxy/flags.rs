@@ -15,8 +15,8 @@ use crate::proxy::config::{GoDuration, KubeProxyConfiguration};
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
 pub(crate) struct Args {
-    /// A KubeProxyConfiguration file; of the other flags, only --hostname-override,
-    /// --allow-external-ips and --socket then count.
+    /// A KubeProxyConfiguration file. It takes the place of kube-proxy's flags but --hostname-override;
+    /// those that only Portolan has still count.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Write the configuration that is in force to this file, and end.
@@ -70,6 +70,11 @@ pub(crate) struct Args {
     /// Where /metrics, /proxyMode and /configz are served; "" for nowhere.
     #[arg(long, value_name = "IP:PORT")]
     metrics_bind_address: Option<String>,
+    /// Keep an annotation portolan.dev/programmed.NODE on each Service: true, or why not.
+    ///
+    /// It costs a write for each Service and node, and the permission to patch Services.
+    #[arg(long)]
+    pub(super) programmed_annotation: bool,
     /// Where `portolan status` and `explain` ask; "" for nowhere.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]
     pub(super) socket: PathBuf,

@@ -56,6 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         metrics: config.metrics_bind_address.parse().ok(),
         config: config.to_json(),
         detect_by_node: config.detect_local_mode == "NodeCIDR",
+        annotate: args.programmed_annotation,
         socket: Some(args.socket.clone()).filter(|path| !path.as_os_str().is_empty()),
         file: args.config.clone(),
         bind_hard_fail: config.bind_address_hard_fail,
