@@ -13,12 +13,28 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SECOND: Duration = Duration::from_secs(1);
 const TRAFFIC: &str = env!("CARGO_BIN_EXE_traffic");
 
+/// The program of pods, where they see it: their /tmp and /run are their own.
+struct Program(tempfile::TempDir);
+
+impl Program {
+    fn install() -> Self {
+        let directory = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
+        std::fs::copy(TRAFFIC, directory.path().join("traffic")).expect("it can be written");
+        Self(directory)
+    }
+
+    fn path(&self) -> String {
+        format!("{}/traffic", self.0.path().display())
+    }
+}
+
 /// A pod that says its name on port 8080, TCP and UDP, and on SIGTERM goes on until it is killed.
-fn pod(name: &str, node: &str, labels: &str, grace: u32) -> String {
+fn pod(program: &Program, name: &str, node: &str, labels: &str, grace: u32) -> String {
+    let traffic = program.path();
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n\
          spec: {{nodeName: {node}, terminationGracePeriodSeconds: {grace}, containers: [{{\
-         name: server, image: none, command: [/bin/sh, -c, 'trap \"\" TERM; exec {TRAFFIC} serve 8080'], \
+         name: server, image: none, command: [/bin/sh, -c, 'trap \"\" TERM; exec {traffic} serve 8080'], \
          readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}}}]}}\n---\n"
     )
 }
@@ -64,9 +80,11 @@ fn expect_nothing_lost(what: &str, output: Output, at_least: u64) {
 
 #[test]
 fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
-    let lab = Lab::up();
+    let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    let pods = [pod("a", "node-1", "app: web", 1), pod("b", "node-2", "app: web", 1)].concat();
+    let pods =
+        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
+            .concat();
     lab.apply(&(pods + &service("app: web", ""))).expect_success();
     wait_for_pods(&lab, &["a", "b"]);
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -160,14 +178,16 @@ fn kube_proxy_rules(mode: &str, pod: &str) -> Vec<String> {
 
 #[test]
 fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
-    let lab = Lab::up();
+    let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    lab.apply(&(pod("a", "node-1", "app: web", 1) + &service("app: web", ""))).expect_success();
+    lab.apply(&(pod(&program, "a", "node-1", "app: web", 1) + &service("app: web", "")))
+        .expect_success();
     wait_for_pods(&lab, &["a"]);
     let address = lab.field("pod", "a", "{.status.podIP}");
     let on_host = |command: &str| lab.exec(Proxy::HOST, &["sh", "-c", command]).expect_success();
     let target = "172.31.0.2:30080";
     let portolan = portolan_path();
+    let socket = format!("--socket {}", Proxy::socket(&lab));
     for mode in ["nftables", "iptables-nft", "iptables-legacy"] {
         let there = kube_proxy_rules(mode, &address).join(" && ");
         on_host(&there);
@@ -188,7 +208,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
         // Back: kube-proxy has programmed before Portolan's rules go.
         proxy.end("-TERM");
         on_host(&there);
-        on_host(&format!("{} proxy --cleanup --keep-kube-proxy", portolan.display()));
+        on_host(&format!("{} proxy --cleanup --keep-kube-proxy {socket}", portolan.display()));
         let tables = on_host("nft list tables");
         assert!(!tables.contains("portolan"), "{tables}");
         let what = format!("from {mode} to Portolan and back");
@@ -196,7 +216,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
         let flows = flows.join().expect("no panic").expect_success();
         println!("{what}: {flows}");
         assert_eq!(number(&flows, "lost"), 0, "{flows}");
-        on_host(&format!("{} proxy --cleanup", portolan.display()));
+        on_host(&format!("{} proxy --cleanup {socket}", portolan.display()));
     }
 }
 
@@ -208,7 +228,8 @@ fn state(lab: &Lab) -> String {
         "iptables-legacy-save -t nat | grep ^-",
         // Connections through Services; others come and go.
         "conntrack -L 2>/dev/null | grep -E 'dport=(80|30080) '",
-        "ip -o link; ip -o address; ip route show table all; ip rule",
+        // Link-local addresses come of themselves, a moment after their link.
+        "ip -o link; (ip -o address; ip route show table all; ip rule) | grep -v -e fe80: -e ff00:",
         "grep -r '' /proc/sys/net /proc/sys/vm 2>/dev/null | grep -v -e _count: -e stat",
         "ls /run/portolan | grep -v ^lab; ls /var/lib/portolan",
         &own,
@@ -219,9 +240,10 @@ fn state(lab: &Lab) -> String {
 
 #[test]
 fn a_cleanup_leaves_the_host_as_it_was() {
-    let lab = Lab::up();
+    let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    lab.apply(&(pod("a", "node-1", "app: web", 1) + &service("app: web", ""))).expect_success();
+    lab.apply(&(pod(&program, "a", "node-1", "app: web", 1) + &service("app: web", "")))
+        .expect_success();
     wait_for_pods(&lab, &["a"]);
     lab.exec(Proxy::HOST, &["sh", "-c", "echo 8000 > /proc/sys/net/ipv4/ip_local_reserved_ports"])
         .expect_success();
@@ -245,13 +267,16 @@ fn a_cleanup_leaves_the_host_as_it_was() {
     proxy.end("-KILL");
     let portolan = portolan_path();
     let portolan = portolan.to_str().expect("UTF-8");
-    lab.exec(Proxy::HOST, &["sh", "-c", &format!("rm -f {}", Proxy::socket(&lab))])
+    lab.exec(Proxy::HOST, &[portolan, "cleanup", "--socket", &Proxy::socket(&lab)])
         .expect_success();
-    lab.exec(Proxy::HOST, &[portolan, "cleanup"]).expect_success();
     let after = state(&lab);
-    let differ: Vec<(&str, &str)> =
-        before.lines().zip(after.lines()).filter(|(before, after)| before != after).collect();
-    assert!(differ.is_empty() && before.len() == after.len(), "{differ:?}");
+    let missing = |from: &str, lines: &str| {
+        let lines: Vec<&str> = lines.lines().collect();
+        let missing = from.lines().filter(|line| !lines.contains(line));
+        missing.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&before, &after), [""; 0], "it was there before");
+    assert_eq!(missing(&after, &before), [""; 0], "it was not there before");
 }
 
 /// Datagrams from one port, and who answers them.
@@ -309,10 +334,13 @@ impl Drop for Follower {
 
 #[test]
 fn datagrams_from_one_port_never_stick_to_a_dead_endpoint() {
-    let lab = Lab::up();
+    let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    let pods =
-        [pod("a", "node-1", "app: a, all: x", 1), pod("b", "node-2", "app: b, all: x", 1)].concat();
+    let pods = [
+        pod(&program, "a", "node-1", "app: a, all: x", 1),
+        pod(&program, "b", "node-2", "app: b, all: x", 1),
+    ]
+    .concat();
     lab.apply(&(pods + &service("app: a", ""))).expect_success();
     wait_for_pods(&lab, &["a", "b"]);
     let mut proxy = Proxy::start(&lab);
@@ -359,10 +387,10 @@ fn datagrams_from_one_port_never_stick_to_a_dead_endpoint() {
 
 #[test]
 fn a_rolling_update_under_policy_local_loses_nothing() {
-    let lab = Lab::up();
+    let (lab, program) = (Lab::up(), Program::install());
     let name = |round: usize| format!("web-{round}");
     lab.apply(
-        &(pod(&name(0), "node-1", "app: web", 4)
+        &(pod(&program, &name(0), "node-1", "app: web", 4)
             + &service("app: web", "externalTrafficPolicy: Local,")),
     )
     .expect_success();
@@ -379,7 +407,7 @@ fn a_rolling_update_under_policy_local_loses_nothing() {
         // Its only pod drains, and serves until the next one is ready.
         lab.kubectl(&["delete", "pod", &name(round - 1), "--wait=false"]).expect_success();
         thread::sleep(Duration::from_millis(500));
-        lab.apply(&pod(&name(round), "node-1", "app: web", 4)).expect_success();
+        lab.apply(&pod(&program, &name(round), "node-1", "app: web", 4)).expect_success();
         wait_for_pods(&lab, &[&name(round)]);
     }
     let output = load.join().expect("no panic");

@@ -61,7 +61,11 @@ fn services_work_where_only_the_proxy_runs_and_outlive_it() {
     let rules = lab.exec(HOST, &["nft", "list", "tables"]).expect_success();
     assert!(rules.contains("portolan"), "{rules}");
     proxy.end("-TERM");
-    lab.exec(HOST, &[portolan_path().to_str().expect("UTF-8"), "cleanup"]).expect_success();
+    lab.exec(
+        HOST,
+        &[portolan_path().to_str().expect("UTF-8"), "cleanup", "--socket", &Proxy::socket(&lab)],
+    )
+    .expect_success();
     assert_eq!(lab.exec(HOST, &["nft", "list", "tables"]).expect_success(), "");
 }
 
@@ -122,7 +126,8 @@ fn a_node_of_kube_proxy_is_taken_over_and_others_rules_stay() {
     let portolan = portolan_path();
     let portolan = portolan.to_str().expect("UTF-8");
     drop(proxy);
-    lab.exec(HOST, &[portolan, "proxy", "--cleanup"]).expect_success();
+    lab.exec(HOST, &[portolan, "proxy", "--cleanup", "--socket", &Proxy::socket(&lab)])
+        .expect_success();
     assert!(!on_host("nft list tables").expect_success().contains("portolan"));
     assert_eq!(on_host(close_wait).expect_success(), before);
     assert_eq!(on_host(reserved).expect_success(), "8000");

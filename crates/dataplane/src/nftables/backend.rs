@@ -54,6 +54,9 @@ struct FamilyTable {
     unused: BTreeSet<(SetName, Dispatch)>,
 }
 
+/// Clients with affinity and their endpoints, by timeout in seconds.
+type Remembered = BTreeMap<u32, Vec<nftables::Element>>;
+
 /// What the kernel holds of a table.
 enum Held {
     /// There is none.
@@ -102,10 +105,12 @@ impl Nftables {
                         changes
                     }
                     Held::Nothing | Held::Other => {
+                        let mut remembered = Remembered::new();
                         if matches!(held, Held::Other) {
+                            remembered = table.remembered(&mut self.socket)?;
                             replaced.push(table.handover());
                         }
-                        table.append_whole(&mut elements);
+                        table.append_whole(&mut elements, &remembered);
                         continue;
                     }
                 };
@@ -136,7 +141,8 @@ impl Nftables {
     fn hand_over(&mut self, tables: Vec<FamilyTable>) -> Result<(), Refused> {
         let mut batch = Batch::new();
         for mut table in tables {
-            table.append_whole(&mut batch);
+            // It is met only by packets that just missed the other.
+            table.append_whole(&mut batch, &Remembered::new());
         }
         batch.run(&mut self.socket, None)
     }
@@ -239,7 +245,8 @@ impl Backend for Nftables {
                 if !have_the_same_rules(&table.detector, detector) {
                     table.detector = detector.clone();
                     replaced.push(table.handover());
-                    table.append_whole(&mut elements);
+                    let remembered = table.remembered(&mut self.socket).map_err(Error::Kernel)?;
+                    table.append_whole(&mut elements, &remembered);
                     continue;
                 }
             }
@@ -368,12 +375,41 @@ impl FamilyTable {
 
     /// Appends the making of the table with its whole content, in the place of what is there, all in
     /// one transaction.
-    fn append_whole(&mut self, batch: &mut Batch) {
+    fn append_whole(&mut self, batch: &mut Batch, remembered: &Remembered) {
         self.unused.clear();
         self.append_constant(batch);
         let all = Content::default().changes_to(&self.content.content());
         self.append_chains(batch, &BTreeSet::new(), &all.new_chains);
         self.append_elements(batch, &all);
+        for seconds in timeouts(&all.new_chains) {
+            let clients = remembered.get(&seconds).cloned().unwrap_or_default();
+            if !clients.is_empty() {
+                let map = affinity_map(seconds);
+                batch.push(Operation::AddElements(self.id.clone(), map, clients));
+            }
+        }
+    }
+
+    /// The clients that the table in the kernel knows and their endpoints, as far as our maps can
+    /// hold them. Their timeouts begin anew.
+    fn remembered(&self, socket: &mut Socket) -> Result<Remembered, kernel::Error> {
+        let address = self.family().address_length() as usize;
+        let fits = |element: &nftables::Element| match &element.value {
+            nftables::Value::Data(data) => {
+                element.key.len() == address + 8 && data.len() == address + 4
+            }
+            _ => false,
+        };
+        let mut remembered = Remembered::new();
+        for seconds in timeouts(&self.content.chains()) {
+            let map = affinity_map(seconds);
+            if nftables::sets(socket, &self.id)?.contains(&map) {
+                let mut clients = nftables::elements(socket, &self.id, &map)?;
+                clients.retain(fits);
+                remembered.insert(seconds, clients);
+            }
+        }
+        Ok(remembered)
     }
 
     /// Appends chains that choose a backend, given those that are there.

@@ -3,10 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
+use dataplane::nftables::Nftables;
+use dataplane::{Backend, Delta};
+use plan::LocalDetector;
 use serde_json::json;
 
 use crate::hosts::{Hosts, NODE, POD_A, POD_B, POD_C, VIP};
-use crate::{cluster, programmed, update};
+use crate::{cluster, plan_of, programmed, update, whole};
 
 #[test]
 fn a_client_keeps_its_endpoint_whatever_changes_around_it() {
@@ -31,6 +34,30 @@ fn a_client_keeps_its_endpoint_whatever_changes_around_it() {
     update(&mut backend, &new, &without);
     for _ in 0..5 {
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, others[0]);
+    }
+}
+
+/// After an upgrade to other rules too.
+#[test]
+fn a_client_keeps_its_endpoint_when_all_rules_are_replaced() {
+    let hosts = Hosts::new();
+    let sticky = json!({"sessionAffinity": "ClientIP"});
+    let world = cluster(sticky, &[POD_A, POD_B, POD_C]);
+    let mut backend = programmed(&hosts, &world);
+    let clients = [&hosts.pod_d, &hosts.outside, &hosts.pod_a];
+    let ask = || clients.map(|client| client.tcp(VIP, 80).unwrap().server);
+    let first = ask();
+    let mut plan = plan_of(&world);
+    for _ in 0..4 {
+        plan.node.settings.local_detector = LocalDetector::InterfacePrefix("to-".into());
+        backend.update(&Delta { node: Some(&plan), groups: Vec::new() }).unwrap();
+        assert_eq!(ask(), first, "the process has replaced its own");
+        // What another process finds, it takes for another version's.
+        hosts.nft(&["insert", "rule", "ip", "portolan", "services", "counter"]);
+        backend = hosts.node.run(|| Nftables::open().unwrap());
+        assert!(backend.restore(&whole(&plan)).unwrap() > 0);
+        assert_eq!(ask(), first, "another process has replaced them");
+        plan = plan_of(&world);
     }
 }
 

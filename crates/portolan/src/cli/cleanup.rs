@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use crate::control::{SOCKET, runtime_directory};
 use crate::node;
 
-/// Remove everything that the node agent made on this machine.
+/// Remove everything that Portolan made on this machine.
 ///
-/// That is pods with their links and addresses, nftables tables, and routes. Stop the agent first.
+/// That is pods with their links and addresses, nftables tables, tracked connections to Services, kernel
+/// parameters, and routes; also what `portolan proxy` made. Stop the agent first.
 /// What other programs made is left alone; that nothing is there is no error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,8 +18,19 @@ pub(crate) struct Args {
     /// Control group of the pods, below the root of the hierarchy.
     #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
     pod_cgroup: PathBuf,
+    /// Where the agent answered; what was set before its first start is remembered beside it.
+    #[arg(long, value_name = "FILE", default_value = SOCKET)]
+    socket: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    node::clean_up("cleanup", &args.data_dir, &args.pod_cgroup)
+    // A killed process leaves it.
+    match std::fs::remove_file(&args.socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %args.socket.display(), %error, "it is left");
+        }
+        _ => {}
+    }
+    let runtime = runtime_directory(&args.socket);
+    node::clean_up("cleanup", &args.data_dir, &args.pod_cgroup, runtime)
 }

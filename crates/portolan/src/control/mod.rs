@@ -9,6 +9,7 @@ mod server;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::path::Path;
 
 use ipnet::IpNet;
 use model::Protocol;
@@ -21,6 +22,13 @@ pub(crate) use server::serve;
 
 /// Where the proxy of a host answers.
 pub(crate) const SOCKET: &str = "/run/portolan/portolan.sock";
+/// The directory of a socket, where other things of the running process are. One that is not wanted
+/// ("") is where others are.
+pub(crate) fn runtime_directory(socket: &Path) -> &Path {
+    let directory = socket.parent().filter(|directory| !directory.as_os_str().is_empty());
+    directory.or(Path::new(SOCKET).parent()).unwrap_or(Path::new("/"))
+}
+
 /// Name of the socket in the directory of a lab's node.
 pub(crate) const SOCKET_NAME: &str = "portolan.sock";
 

@@ -13,14 +13,19 @@ use crate::proxy;
 
 /// Removes pods, packet filter and routes; goes on after a failure and reports all of them. The
 /// agent must not run.
-pub(crate) fn clean_up(name: &str, data_dir: &Path, pod_cgroup: &Path) -> anyhow::Result<()> {
+pub(crate) fn clean_up(
+    name: &str,
+    data_dir: &Path,
+    pod_cgroup: &Path,
+    runtime: &Path,
+) -> anyhow::Result<()> {
     let config = runner::Config {
         cgroup: pod_cgroup.to_owned(),
         ..runner::Config::new(name, data_dir.join("pods"))
     };
     let mut failures: Vec<anyhow::Error> =
         runner::cleanup(&config).into_iter().map(Into::into).collect();
-    failures.extend(proxy::host::restore().err());
+    failures.extend(proxy::host::restore(runtime).err());
     failures.extend(clean_packet_filter().err().map(Into::into));
     match clean_routes() {
         Ok(refused) => failures.extend(refused.into_iter().map(Into::into)),

@@ -13,7 +13,7 @@ mod registration;
 mod routes;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::Context;
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::client;
+use crate::control;
 use crate::errors::sentence;
 use crate::proxy::{self, BACKLOG};
 use crate::runtime;
@@ -58,6 +59,10 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    fn runtime_directory(&self) -> &Path {
+        control::runtime_directory(self.socket.as_deref().unwrap_or(Path::new("")))
+    }
+
     /// Name of the Node.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.planning.node_name
@@ -94,7 +99,7 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let has_ipv6 = settings.addresses.iter().any(IpAddr::is_ipv6);
     let mut kernel = Rtnetlink::open()?;
     pod::wiring::prepare_node(&mut kernel, has_ipv6).context("prepare this node's network")?;
-    if let Err(error) = proxy::host::reserve_node_ports() {
+    if let Err(error) = proxy::host::reserve_node_ports(settings.runtime_directory()) {
         tracing::warn!("{}", sentence(&error));
     }
 
@@ -119,7 +124,12 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     }
     tasks.shutdown().await;
     if settings.cleanup_on_exit {
-        clean_up(settings.name(), &settings.data_dir, &settings.pod_cgroup)?;
+        clean_up(
+            settings.name(),
+            &settings.data_dir,
+            &settings.pod_cgroup,
+            settings.runtime_directory(),
+        )?;
     }
     Ok(())
 }

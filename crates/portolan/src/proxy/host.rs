@@ -6,17 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
 use dataplane::nftables::NODE_PORTS;
 use kernel::sysctl;
 
 use super::config::{Conntrack, GoDuration};
 use crate::errors::sentence;
 
-/// Where values from before are remembered; `/run` forgets them when the kernel does.
-const DIRECTORY: &str = "/run/portolan";
+/// Where values from before are remembered, beside the socket: `/run` forgets them when the kernel does.
+const BEFORE: &str = "sysctls.json";
 const MAX: &str = "net/netfilter/nf_conntrack_max";
 /// Ports that a program which asks for any does not get (ip-sysctl).
 const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
@@ -24,18 +23,19 @@ const HASH_SIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 /// More than this kube-proxy never asks for.
 const MOST: i64 = 1 << 20;
 
-/// Sets what `config` asks for. What can't be set is said and left.
-pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
+/// Sets what `config` asks for, and remembers in `directory` what was there. What can't be set is said
+/// and left.
+pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32, directory: &Path) {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()) {
         tracing::warn!(oom_score_adj, %error, "oomScoreAdj is not set");
     }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     for (name, value) in wanted(config, cores) {
-        if let Err(error) = set(name, &value) {
+        if let Err(error) = set(name, &value, directory) {
             tracing::warn!("{}", sentence(&error));
         }
     }
-    if let Err(error) = reserve_node_ports() {
+    if let Err(error) = reserve_node_ports(directory) {
         tracing::warn!("{}", sentence(&error));
     }
     // As kube-proxy, it leaves that to whoever makes the pod network.
@@ -50,8 +50,8 @@ pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32) {
 }
 
 /// Puts back what was there before the first start. Succeeds if nothing was ever set.
-pub(crate) fn restore() -> anyhow::Result<()> {
-    let path = before_path()?;
+pub(crate) fn restore(directory: &Path) -> anyhow::Result<()> {
+    let path = directory.join(BEFORE);
     let Ok(text) = fs::read(&path) else { return Ok(()) };
     let before: BTreeMap<String, String> = serde_json::from_slice(&text)?;
     for (name, value) in before {
@@ -59,7 +59,7 @@ pub(crate) fn restore() -> anyhow::Result<()> {
     }
     fs::remove_file(path)?;
     // Others may have files there.
-    let _ = fs::remove_dir(DIRECTORY);
+    let _ = fs::remove_dir(directory);
     Ok(())
 }
 
@@ -100,9 +100,9 @@ fn max(config: &Conntrack, cores: usize) -> Option<i64> {
 
 /// Keeps node ports from being given to programs that ask for any port. Ports that are reserved
 /// already stay so.
-pub(crate) fn reserve_node_ports() -> anyhow::Result<()> {
+pub(crate) fn reserve_node_ports(directory: &Path) -> anyhow::Result<()> {
     let reserved = sysctl::read(RESERVED)?;
-    set(RESERVED, &with_range(&reserved, NODE_PORTS))
+    set(RESERVED, &with_range(&reserved, NODE_PORTS), directory)
 }
 
 /// A list of ports and ranges, as the kernel writes it, with one range more.
@@ -131,26 +131,18 @@ fn with_range(list: &str, (first, last): (u16, u16)) -> String {
     merged.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-fn set(name: &str, value: &str) -> anyhow::Result<()> {
+fn set(name: &str, value: &str, directory: &Path) -> anyhow::Result<()> {
     let before = sysctl::read(name)?;
     if before == value {
         return Ok(());
     }
     sysctl::write(name, value)?;
-    remember(name, before)
-}
-
-/// The file of this network namespace, whose parameters these are.
-fn before_path() -> anyhow::Result<PathBuf> {
-    use std::os::unix::fs::MetadataExt;
-    let namespace =
-        fs::metadata("/proc/thread-self/ns/net").context("tell the network namespace")?;
-    Ok(Path::new(DIRECTORY).join(format!("sysctls-{}.json", namespace.ino())))
+    remember(name, before, directory)
 }
 
 /// Remembers the value of the first time only: later ones are ours.
-fn remember(name: &str, before: String) -> anyhow::Result<()> {
-    let path = before_path()?;
+fn remember(name: &str, before: String, directory: &Path) -> anyhow::Result<()> {
+    let path = directory.join(BEFORE);
     let mut all: BTreeMap<String, String> = match fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
         Err(_) => BTreeMap::new(),
@@ -159,7 +151,7 @@ fn remember(name: &str, before: String) -> anyhow::Result<()> {
         return Ok(());
     }
     all.insert(name.to_owned(), before);
-    fs::create_dir_all(DIRECTORY)?;
+    fs::create_dir_all(directory)?;
     let unfinished = path.with_extension("new");
     fs::write(&unfinished, serde_json::to_vec(&all)?)?;
     Ok(fs::rename(unfinished, path)?)

@@ -9,6 +9,7 @@ use dataplane::Backend;
 use dataplane::nftables::Nftables;
 use plan::NodeSettings;
 
+use crate::control::runtime_directory;
 use crate::errors::sentence;
 use crate::proxy::config::{self, KubeProxyConfiguration};
 use crate::proxy::{self, Settings, host, takeover};
@@ -18,7 +19,7 @@ use flags::from_flags;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.cleanup {
-        return cleanup(args.keep_kube_proxy);
+        return cleanup(args.keep_kube_proxy, runtime_directory(&args.socket));
     }
     let config = configuration(args)?;
     if let Some(path) = &args.write_config_to {
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if !given.is_empty() {
         tracing::warn!("no effect here: {}", given.join(", "));
     }
-    host::tune(&config.conntrack, config.oom_score_adj);
+    host::tune(&config.conntrack, config.oom_score_adj, runtime_directory(&args.socket));
     if args.init_only {
         return Ok(());
     }
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Removes the rules of all proxies, or of this one alone, and what was set on the host.
-fn cleanup(keep_kube_proxy: bool) -> anyhow::Result<()> {
+fn cleanup(keep_kube_proxy: bool, directory: &Path) -> anyhow::Result<()> {
     let (removed, mut failures) = match keep_kube_proxy {
         true => Default::default(),
         false => takeover::remove_kube_proxy(),
@@ -73,7 +74,7 @@ fn cleanup(keep_kube_proxy: bool) -> anyhow::Result<()> {
         tracing::info!("removed {line}");
     }
     let own = || -> anyhow::Result<()> { Ok(Nftables::open()?.cleanup()?) };
-    failures.extend([own(), host::restore()].into_iter().filter_map(Result::err));
+    failures.extend([own(), host::restore(directory)].into_iter().filter_map(Result::err));
     let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::ensure!(all.is_empty(), "left behind: {}", all.join("; "));
     Ok(())
