@@ -132,15 +132,6 @@ impl Conversation {
             }
         }
     }
-
-    /// The port it asks from.
-    pub(crate) fn local(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(stream) => stream.get_ref().local_addr(),
-            Self::Udp(socket) => socket.local_addr(),
-        }
-        .expect("an open socket has an address")
-    }
 }
 
 /// A TCP connection from a given address.
