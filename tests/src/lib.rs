@@ -13,7 +13,15 @@ pub use proxy::Proxy;
 pub use run::{Output, kubectl_path, portolan_path, run};
 pub use server::Server;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
+
+/// Prints a line also if the test passes, whose output is otherwise kept: counts are part of the
+/// result.
+pub fn say(text: &str) {
+    // Without a standard error nobody reads it.
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
 
 /// Polls `condition` until it answers `Ok`, and panics with its last answer after `limit`.
 pub fn eventually<T>(

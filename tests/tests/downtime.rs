@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{Lab, Output, Proxy, eventually, portolan_path, run};
+use e2e::{Lab, Output, Proxy, eventually, portolan_path, run, say};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// How soon a client has to follow a change.
@@ -73,7 +73,7 @@ fn number(text: &str, word: &str) -> u64 {
 /// Checks that of `tried` connections none was lost; prints the counts.
 fn expect_nothing_lost(what: &str, output: Output, at_least: u64) {
     let text = output.expect_success();
-    println!("{what}: {text}");
+    say(&format!("{what}: {text}"));
     assert!(number(&text, "tried") >= at_least, "{text}");
     assert_eq!(number(&text, "lost"), 0, "{text}");
 }
@@ -137,7 +137,7 @@ fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
     assert!(rules.contains("30080"), "{rules}");
     expect_nothing_lost("1,000 connections a second", load.join().expect("no panic"), 11_000);
     let flows = flows.join().expect("no panic").expect_success();
-    println!("{flows}");
+    say(&flows);
     for line in flows.lines() {
         assert!(number(line, "asked") > 500, "{line}");
         assert_eq!(number(line, "lost"), 0, "{line}");
@@ -214,7 +214,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
         let what = format!("from {mode} to Portolan and back");
         expect_nothing_lost(&what, load.join().expect("no panic"), 1_900);
         let flows = flows.join().expect("no panic").expect_success();
-        println!("{what}: {flows}");
+        say(&format!("{what}: {flows}"));
         assert_eq!(number(&flows, "lost"), 0, "{flows}");
         on_host(&format!("{} proxy --cleanup {socket}", portolan.display()));
     }
@@ -313,7 +313,7 @@ impl Follower {
                 Ok(now)
                     if now == who || (who == NOBODY && ["refused", "silence"].contains(&&*now)) =>
                 {
-                    println!("{what}: {now} after {:?}", start.elapsed());
+                    say(&format!("{what}: {now} after {:?}", start.elapsed()));
                     return;
                 }
                 Ok(other) => seen.push(other),

@@ -40,7 +40,7 @@ fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
         }
         stop.store(true, Ordering::Relaxed);
         let connections = outside.join().unwrap() + pod.join().unwrap();
-        println!("{what}: {connections} connections, none lost, {repetitions} times");
+        say!("{what}: {connections} connections, none lost, {repetitions} times");
         assert!(connections > 100 && repetitions > 10, "{connections}, {repetitions}");
     });
 }

@@ -2,6 +2,17 @@
 //!
 //! Needs root. Everything happens in network namespaces that the tests make.
 
+/// Prints counts also of tests that pass, whose output is otherwise kept: what was tried is part of
+/// the result.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let line = format!($($text)*) + "\n";
+        // Without a standard error nobody reads it.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }};
+}
+
 mod affinity;
 mod cases;
 mod conntrack;

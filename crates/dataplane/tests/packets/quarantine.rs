@@ -197,7 +197,7 @@ fn what_the_kernel_refuses_waits_alone() {
     let took = wait(&runtime, &sync, "the others", LIMIT, |status| {
         status.pending_since.is_none() && !status.quarantined.is_empty()
     });
-    println!("{OTHERS} Services beside a refused one were programmed in {took:?}");
+    say!("{OTHERS} Services beside a refused one were programmed in {took:?}");
     for i in 0..OTHERS {
         let (address, port) = (format!("10.96.2.{}", i % 250), 1000 + i);
         assert_eq!(hosts.pod_c.tcp(&address, port).unwrap().server, POD_B, "good-{i}");

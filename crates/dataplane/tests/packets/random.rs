@@ -141,7 +141,7 @@ fn the_kernel_does_what_trace_says() {
     let given = std::env::var("PORTOLAN_SEED").ok().and_then(|text| text.parse().ok());
     let seed: u64 =
         given.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().map_or(0, nanoseconds));
-    println!("PORTOLAN_SEED={seed} repeats this run");
+    say!("PORTOLAN_SEED={seed} repeats this run");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner =

@@ -69,7 +69,7 @@ fn whatever_is_changed_is_mended_within_a_second() {
         hosts.nft(&arguments);
         let start = Instant::now();
         reaches(what, LIMIT, &|status| status.repairs > i as u64);
-        println!("{what}: mended after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+        say!("{what}: mended after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B, "{what}");
         assert_eq!(sorted(&hosts.ruleset()), sorted(&before), "{what}");
     }

@@ -31,9 +31,9 @@ impl Tally {
 
     /// Prints the numbers, and fails if a packet went wrong.
     fn report(self, on: &str) {
-        println!("{on}: {} rows, {} packets", self.rows, self.packets);
+        say!("{on}: {} rows, {} packets", self.rows, self.packets);
         for (why, count) in &self.not_run {
-            println!("{on}: {count} not run: {why}");
+            say!("{on}: {count} not run: {why}");
         }
         assert!(self.failures.is_empty(), "{on}:\n{}", self.failures.join("\n"));
         assert!(self.packets > 0, "{on}: nothing ran");
@@ -102,10 +102,10 @@ fn every_row_is_run_or_accounted_for() {
         }
         if let Some(why) = &row.cannot {
             cannot += 1;
-            println!("{} can't be run: {why}", row.id);
+            say!("{} can't be run: {why}", row.id);
         }
     }
-    println!("{} rows: {elsewhere} with tests of their own, {cannot} can't be run", ids.len());
+    say!("{} rows: {elsewhere} with tests of their own, {cannot} can't be run", ids.len());
 }
 
 /// Runs a row in one variant with real packets. Answers what went wrong.
