@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use anyhow::Context;
 use dataplane::nftables::NODE_PORTS;
 use kernel::sysctl;
 
@@ -136,8 +137,11 @@ fn set(name: &str, value: &str, directory: &Path) -> anyhow::Result<()> {
     if before == value {
         return Ok(());
     }
-    sysctl::write(name, value)?;
-    remember(name, before, directory)
+    // In this order: what can't be put back is not changed.
+    remember(name, before, directory).with_context(|| {
+        format!("{name} is not set: its value can't be remembered in {}", directory.display())
+    })?;
+    Ok(sysctl::write(name, value)?)
 }
 
 /// Remembers the value of the first time only: later ones are ours.

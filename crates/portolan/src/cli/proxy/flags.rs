@@ -78,7 +78,7 @@ pub(crate) struct Args {
     /// Where `portolan status` and `explain` ask; "" for nowhere.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]
     pub(super) socket: PathBuf,
-    /// End if these can't listen, instead of trying again.
+    /// End if health or metrics can't be served at their addresses, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
     /// The data plane: nftables.
