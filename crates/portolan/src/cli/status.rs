@@ -10,7 +10,7 @@ use crate::control::{Agent, SOCKET, StatusAnswer};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     portolan status\n  \
-    portolan status --connections --socket /run/portolan/lab/portolan/node-1/portolan.sock")]
+    portolan status --connections --socket /run/portolan/lab/lab/node-1/portolan.sock")]
 pub(crate) struct Args {
     /// Where the proxy answers.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]

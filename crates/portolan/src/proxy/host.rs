@@ -46,22 +46,44 @@ pub(crate) fn tune(config: &Conntrack, oom_score_adj: i32, directory: &Path) {
         );
     }
     if let Some(max) = max(config, cores) {
-        grow_hash_table(max / 4);
+        grow_hash_table(max / 4, directory);
     }
 }
 
-/// Puts back what was there before the first start. Succeeds if nothing was ever set.
+/// Puts back what was there before the first start; goes on after a failure, and keeps in mind what
+/// failed. Succeeds if nothing was ever set.
 pub(crate) fn restore(directory: &Path) -> anyhow::Result<()> {
     let path = directory.join(BEFORE);
     let Ok(text) = fs::read(&path) else { return Ok(()) };
-    let before: BTreeMap<String, String> = serde_json::from_slice(&text)?;
-    for (name, value) in before {
-        sysctl::write(&name, &value)?;
+    let mut before: BTreeMap<String, String> = serde_json::from_slice(&text)
+        .with_context(|| format!("read {}, written by another version?", path.display()))?;
+    let mut failures = Vec::new();
+    before.retain(|name, value| match put_back(name, value) {
+        Ok(()) => false,
+        Err(error) => {
+            failures.push(sentence(&error));
+            true
+        }
+    });
+    if !failures.is_empty() {
+        fs::write(&path, serde_json::to_vec(&before)?)?;
+        anyhow::bail!("{}", failures.join("; "));
     }
     fs::remove_file(path)?;
     // Others may have files there.
     let _ = fs::remove_dir(directory);
     Ok(())
+}
+
+/// Sets a kernel parameter, or that of a module by its path.
+fn put_back(name: &str, value: &str) -> anyhow::Result<()> {
+    if !name.starts_with('/') {
+        return Ok(sysctl::write(name, value)?);
+    }
+    match fs::read_to_string(name).with_context(|| format!("read {name}"))?.trim() == value {
+        true => Ok(()),
+        false => fs::write(name, value).with_context(|| format!("set {name} to {value}")),
+    }
 }
 
 /// Parameters with their values; what is zero is left as it is.
@@ -162,18 +184,46 @@ fn remember(name: &str, before: String, directory: &Path) -> anyhow::Result<()> 
 }
 
 /// Only the first network namespace may, and only growing makes sense.
-fn grow_hash_table(buckets: i64) {
-    let held = fs::read_to_string(HASH_SIZE).ok().and_then(|text| text.trim().parse::<i64>().ok());
-    if held.is_some_and(|held| held < buckets)
-        && let Err(error) = fs::write(HASH_SIZE, buckets.to_string())
-    {
-        tracing::info!(buckets, %error, "the table of connections keeps its size");
+fn grow_hash_table(buckets: i64, directory: &Path) {
+    let Ok(held) = fs::read_to_string(HASH_SIZE) else { return };
+    let held = held.trim();
+    if held.parse::<i64>().is_ok_and(|held| held < buckets) {
+        let grown = remember(HASH_SIZE, held.to_owned(), directory)
+            .and_then(|()| Ok(fs::write(HASH_SIZE, buckets.to_string())?));
+        if let Err(error) = grown {
+            tracing::info!(buckets, %error, "the table of connections keeps its size");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_there_is_put_back_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let parameter = directory.path().join("parameter");
+        let name = parameter.to_str().unwrap();
+        let runtime = directory.path().join("run");
+        fs::write(&parameter, "7\n").unwrap();
+        restore(&runtime).unwrap();
+        remember(name, "7".into(), &runtime).unwrap();
+        fs::write(&parameter, "8").unwrap();
+        // A second start finds what the first has set.
+        remember(name, "8".into(), &runtime).unwrap();
+        remember("/nowhere/at/all", "1".into(), &runtime).unwrap();
+        let error = restore(&runtime).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all"), "{error}");
+        assert_eq!(fs::read_to_string(&parameter).unwrap(), "7");
+        assert_eq!(
+            fs::read_to_string(runtime.join(BEFORE)).unwrap(),
+            "{\"/nowhere/at/all\":\"1\"}"
+        );
+        fs::write(runtime.join(BEFORE), "{}").unwrap();
+        restore(&runtime).unwrap();
+        assert!(!runtime.exists());
+    }
 
     #[test]
     fn node_ports_join_what_is_reserved() {
