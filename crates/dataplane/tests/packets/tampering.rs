@@ -53,7 +53,7 @@ fn whatever_is_changed_is_mended_within_a_second() {
     }
 
     let before = hosts.ruleset();
-    for (i, (what, tampering)) in [
+    for (what, tampering) in [
         ("a firewall's reload", "flush ruleset"),
         ("the table is deleted", "delete table ip portolan"),
         ("a hook is emptied", "flush chain ip portolan prerouting"),
@@ -61,17 +61,18 @@ fn whatever_is_changed_is_mended_within_a_second() {
         ("all frontends go", "flush map ip portolan frontends"),
         ("an address goes", "flush set ip portolan cluster-ips"),
         ("the other family", "flush chain ip6 portolan services"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ] {
+        let repairs = status.borrow().repairs;
         let arguments: Vec<&str> = tampering.split(' ').collect();
         hosts.nft(&arguments);
         let start = Instant::now();
-        reaches(what, LIMIT, &|status| status.repairs > i as u64);
+        reaches(what, LIMIT, &|status| status.repairs > repairs);
         say!("{what}: mended after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B, "{what}");
-        assert_eq!(sorted(&hosts.ruleset()), sorted(&before), "{what}");
+        // One change may be told in several notifications, and each is looked into.
+        while sorted(&hosts.ruleset()) != sorted(&before) {
+            assert!(start.elapsed() < LIMIT, "{what}: {}", hosts.ruleset());
+        }
     }
     watching.abort();
 }
