@@ -1,33 +1,20 @@
-//! The backend: reads the tables, finds the difference, and programs it.
+//! The backend: what happens in which transaction, over the tables of both families.
 //!
 //! What connections see changes in one transaction. Chains that it needs are made in one before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
-use kernel::nftables::{
-    self, BaseChain, Batch, Chain, ChainType, Family, Hook, Name, Operation, Refused, Rule, Verdict,
-};
+use kernel::nftables::{self, Batch, Family, Operation, Refused};
 use plan::{FrontendKey, Group, GroupId, LocalDetector};
 
-use super::layout::{Dispatch, Element, SetName, frontend_key};
-use super::rules::{self, REFUSALS, RuleChain, Rules, SOURCES, affinity_map, dispatch_map};
-use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, from_kernel, to_kernel};
-use super::table::{Changes, Content, Table};
+use super::family_table::{FamilyTable, HANDOVER, Held, Remembered, TABLE, table_id};
+use super::layout::{Element, frontend_key};
+use super::sets::ENTRY_MAPS;
+use super::table::Table;
 use crate::backend::{Backend, Delta};
 use crate::{Error, Result, conntrack};
-
-/// Name of our table in each family.
-pub const TABLE: &str = "portolan";
-
-/// Name of the table that does the work of [`TABLE`] while that is made anew.
-///
-/// A packet sees the tables' chains one after the other, and each as of the moment at which it gets
-/// there. So when a table is replaced in one transaction, a packet can pass the new one a moment
-/// before it begins and the old one a moment after it ended. This one is there before and after.
-const HANDOVER: &str = "portolan-handover";
 
 /// Unused chains that are kept in each table.
 const MAX_UNUSED_CHAINS: usize = 64;
@@ -42,29 +29,6 @@ pub struct Nftables {
     tables: Vec<FamilyTable>,
     /// Frontends that are gone and whose tracked connections are still to be looked at.
     gone: BTreeSet<FrontendKey>,
-}
-
-/// Our table in one family, and what it holds after the last successful transaction.
-#[derive(Debug, Clone)]
-struct FamilyTable {
-    id: nftables::Table,
-    content: Table,
-    detector: LocalDetector,
-    /// Chains that are there and that no entry leads to at the moment: numbers of backends come back.
-    unused: BTreeSet<(SetName, Dispatch)>,
-}
-
-/// Clients with affinity and their endpoints, by timeout in seconds.
-type Remembered = BTreeMap<u32, Vec<nftables::Element>>;
-
-/// What the kernel holds of a table.
-enum Held {
-    /// There is none.
-    Nothing,
-    /// One that we would make otherwise: another version's, or changed by others.
-    Other,
-    /// One that differs from ours in its content at most.
-    Ours(Content),
 }
 
 impl Nftables {
@@ -314,243 +278,6 @@ impl Backend for Nftables {
     }
 }
 
-impl FamilyTable {
-    fn family(&self) -> Family {
-        self.id.family
-    }
-
-    fn rules(&self) -> Rules<'_> {
-        Rules::new(self.family(), &self.detector)
-    }
-
-    /// The frontends that elements are for.
-    fn frontends(&self, elements: &[Element]) -> impl Iterator<Item = FrontendKey> {
-        let family = self.content.family();
-        let entries = elements.iter().filter(|element| ENTRY_MAPS.contains(&element.set));
-        entries.filter_map(move |element| frontend_key(element.set, family, &element.key))
-    }
-
-    /// The same under another name, for the time that this one is replaced.
-    fn handover(&self) -> Self {
-        let id = nftables::Table { family: self.family(), name: HANDOVER.into() };
-        Self { id, ..self.clone() }
-    }
-
-    /// The hook of one of our chains; `None` if packets come from other chains only.
-    fn base_chain(&self, name: &str) -> Option<BaseChain> {
-        let mut base = base_chain(name)?;
-        // Affinity is remembered where packets come first.
-        base.priority += i32::from(&*self.id.name == HANDOVER);
-        Some(base)
-    }
-
-    /// Appends the making of the table with all that is always in it, in the place of what is there.
-    fn append_constant(&self, batch: &mut Batch) {
-        let table = || self.id.clone();
-        // A table has to exist to be deleted, and the deletion is part of the same transaction.
-        batch.push(Operation::AddTable(table()));
-        batch.push(Operation::DeleteTable(table()));
-        batch.push(Operation::AddTable(table()));
-        for set in constant_sets(self.family()) {
-            batch.push(Operation::AddSet(table(), set));
-        }
-        let chains = self.rules().constant_chains();
-        for chain in &chains {
-            let base = self.base_chain(&chain.name);
-            batch.push(Operation::AddChain(table(), Chain { name: chain.name.clone(), base }));
-        }
-        for (map, key, verdict) in rules::constant_verdicts() {
-            let element = nftables::Element::verdict(key.to_ne_bytes(), verdict);
-            batch.push(Operation::AddElements(table(), map.into(), vec![element]));
-        }
-        for map in ENTRY_MAPS {
-            // Entries with nothing to choose from end here, so that no other map is asked.
-            let none = nftables::Element::verdict(Dispatch::NONE.to_bytes(), Verdict::Accept);
-            batch.push(Operation::AddElements(table(), dispatch_map(map), vec![none]));
-        }
-        for chain in chains {
-            push_rules(batch, &self.id, chain);
-        }
-    }
-
-    /// Appends the making of the table with its whole content, in the place of what is there, all in
-    /// one transaction.
-    fn append_whole(&mut self, batch: &mut Batch, remembered: &Remembered) {
-        self.unused.clear();
-        self.append_constant(batch);
-        let all = Content::default().changes_to(&self.content.content());
-        self.append_chains(batch, &BTreeSet::new(), &all.new_chains);
-        self.append_elements(batch, &all);
-        for seconds in timeouts(&all.new_chains) {
-            let clients = remembered.get(&seconds).cloned().unwrap_or_default();
-            if !clients.is_empty() {
-                let map = affinity_map(seconds);
-                batch.push(Operation::AddElements(self.id.clone(), map, clients));
-            }
-        }
-    }
-
-    /// The clients that the table in the kernel knows and their endpoints, as far as our maps can
-    /// hold them. Their timeouts begin anew.
-    fn remembered(&self, socket: &mut Socket) -> Result<Remembered, kernel::Error> {
-        let address = self.family().address_length() as usize;
-        let fits = |element: &nftables::Element| match &element.value {
-            nftables::Value::Data(data) => {
-                element.key.len() == address + 8 && data.len() == address + 4
-            }
-            _ => false,
-        };
-        let mut remembered = Remembered::new();
-        for seconds in timeouts(&self.content.chains()) {
-            let map = affinity_map(seconds);
-            if nftables::sets(socket, &self.id)?.contains(&map) {
-                let mut clients = nftables::elements(socket, &self.id, &map)?;
-                clients.retain(fits);
-                remembered.insert(seconds, clients);
-            }
-        }
-        Ok(remembered)
-    }
-
-    /// Appends chains that choose a backend, given those that are there.
-    ///
-    /// They go in before the elements that lead to them, in a transaction of their own: a packet
-    /// that is on its way through the table sees new elements at once, but the rules of the moment
-    /// at which it entered, and so would find a new chain empty.
-    fn append_chains(
-        &self,
-        batch: &mut Batch,
-        present: &BTreeSet<(SetName, Dispatch)>,
-        new: &BTreeSet<(SetName, Dispatch)>,
-    ) {
-        let table = || self.id.clone();
-        for seconds in timeouts(new).difference(&timeouts(present)) {
-            batch.push(Operation::AddSet(table(), affinity_set(self.family(), *seconds)));
-        }
-        for (set, dispatch) in new {
-            let chain = self.rules().choosing_chain(*set, *dispatch);
-            let element = dispatch_element(*set, *dispatch);
-            let name = chain.name.clone();
-            batch.push(Operation::AddChain(table(), Chain { name, base: None }));
-            push_rules(batch, &self.id, chain);
-            batch.push(Operation::AddElements(table(), dispatch_map(*set), vec![element]));
-        }
-    }
-
-    fn append_elements(&self, batch: &mut Batch, changes: &Changes) {
-        let table = || self.id.clone();
-        for (set, elements) in by_set(&changes.removed) {
-            batch.push(Operation::DeleteElements(table(), set.as_str().into(), elements));
-        }
-        for (set, elements) in by_set(&changes.added) {
-            batch.push(Operation::AddElements(table(), set.as_str().into(), elements));
-        }
-    }
-
-    fn append_removal_of_unused(&self, batch: &mut Batch) {
-        let table = || self.id.clone();
-        for (set, dispatch) in &self.unused {
-            let element = dispatch_element(*set, *dispatch);
-            batch.push(Operation::DeleteElements(table(), dispatch_map(*set), vec![element]));
-        }
-        for (set, dispatch) in &self.unused {
-            let chain = rules::dispatch_chain(*set, *dispatch);
-            batch.push(Operation::DeleteChain(table(), chain));
-        }
-        for seconds in timeouts(&self.unused).difference(&timeouts(&self.content.chains())) {
-            batch.push(Operation::DeleteSet(table(), affinity_map(*seconds)));
-        }
-    }
-
-    /// What the kernel holds.
-    fn read(&self, socket: &mut Socket) -> Result<Held, kernel::Error> {
-        if !nftables::table_exists(socket, &self.id)? {
-            return Ok(Held::Nothing);
-        }
-        Ok(self.read_content(socket)?.map_or(Held::Other, Held::Ours))
-    }
-
-    /// What the table holds; `None` if its constant part is not ours.
-    fn read_content(&self, socket: &mut Socket) -> Result<Option<Content>, kernel::Error> {
-        let mut content = Content::default();
-        for set in ENTRY_MAPS {
-            for element in nftables::elements(socket, &self.id, &dispatch_map(set))? {
-                let Some(dispatch) = element.key.as_ref().try_into().ok().map(Dispatch::from_bytes)
-                else {
-                    return Ok(None);
-                };
-                if dispatch != Dispatch::NONE {
-                    if dispatch_element(set, dispatch) != element {
-                        return Ok(None);
-                    }
-                    content.chains.insert((set, dispatch));
-                }
-            }
-        }
-        if !self.is_intact(socket, &content.chains)? {
-            return Ok(None);
-        }
-        for set in SetName::ALL {
-            for element in nftables::elements(socket, &self.id, set.as_str())? {
-                let Some(element) = from_kernel(set, element) else { return Ok(None) };
-                content.elements.insert(element);
-            }
-        }
-        Ok(Some(content))
-    }
-
-    /// Whether sets, constant verdicts, chains and rules are those that we make.
-    fn is_intact(
-        &self,
-        socket: &mut Socket,
-        choosing: &BTreeSet<(SetName, Dispatch)>,
-    ) -> Result<bool, kernel::Error> {
-        let mut chains = self.rules().constant_chains();
-        chains.extend(choosing.iter().map(|(set, d)| self.rules().choosing_chain(*set, *d)));
-
-        let mut sets: BTreeSet<Name> =
-            constant_sets(self.family()).into_iter().map(|set| set.name).collect();
-        sets.extend(timeouts(choosing).into_iter().map(affinity_map));
-        let held: BTreeSet<Name> = nftables::sets(socket, &self.id)?.into_iter().collect();
-        if held != sets {
-            return Ok(false);
-        }
-
-        let wanted: BTreeMap<Name, Option<BaseChain>> =
-            chains.iter().map(|chain| (chain.name.clone(), base_chain(&chain.name))).collect();
-        let held = nftables::chains(socket, &self.id)?;
-        if held.into_iter().map(|chain| (chain.name, chain.base)).collect::<BTreeMap<_, _>>()
-            != wanted
-        {
-            return Ok(false);
-        }
-
-        for map in [REFUSALS, SOURCES] {
-            let of_map = rules::constant_verdicts().into_iter().filter(|(name, ..)| *name == map);
-            let wanted: BTreeSet<nftables::Element> = of_map
-                .map(|(_, key, verdict)| nftables::Element::verdict(key.to_ne_bytes(), verdict))
-                .collect();
-            let held = nftables::elements(socket, &self.id, map)?;
-            if held.into_iter().collect::<BTreeSet<_>>() != wanted {
-                return Ok(false);
-            }
-        }
-
-        // Rules are known by their comments, which carry a hash of what they do.
-        let mut wanted: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
-        for chain in &chains {
-            let comments = chain.rules.iter().map(|rule| Some(comment(rule))).collect();
-            wanted.insert(chain.name.clone(), comments);
-        }
-        let mut held: BTreeMap<Name, Vec<Option<String>>> =
-            chains.into_iter().map(|chain| (chain.name, Vec::new())).collect();
-        for rule in nftables::rules(socket, &self.id)? {
-            held.entry(rule.chain).or_default().push(rule.comment);
-        }
-        Ok(held == wanted)
-    }
-}
-
 /// An element for people: its set, and the frontend or the bytes of its key.
 fn describe(element: &Element, family: model::Family) -> String {
     let set = element.set.as_str();
@@ -570,10 +297,6 @@ fn have_the_same_rules(old: &LocalDetector, new: &LocalDetector) -> bool {
         matches!(detector, LocalDetector::None | LocalDetector::Sources(_))
     };
     old == new || (by_set(old) && by_set(new))
-}
-
-pub(super) fn table_id(family: Family) -> nftables::Table {
-    nftables::Table { family, name: TABLE.into() }
 }
 
 fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
@@ -598,53 +321,6 @@ fn wanted_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
         table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
     }
     tables
-}
-
-fn push_rules(batch: &mut Batch, table: &nftables::Table, chain: RuleChain) {
-    for expressions in chain.rules {
-        let rule = Rule { comment: comment(&expressions), expressions };
-        batch.push(Operation::AddRule(table.clone(), chain.name.clone(), rule));
-    }
-}
-
-/// A rule's comment: a hash of its expressions, so that a rule of another version is noticed.
-fn comment(rule: &[nftables::Expression]) -> String {
-    let mut hasher = DefaultHasher::new();
-    rule.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
-fn dispatch_element(set: SetName, dispatch: Dispatch) -> nftables::Element {
-    let chain = rules::dispatch_chain(set, dispatch);
-    // A chain that finds no backend comes back, and the maps are asked again.
-    nftables::Element::verdict(dispatch.to_bytes(), Verdict::Jump(chain))
-}
-
-/// The hook of a chain; `None` if packets come from other chains only.
-fn base_chain(name: &str) -> Option<BaseChain> {
-    let (chain_type, hook, priority) = match name {
-        "prerouting" => (ChainType::Nat, Hook::Prerouting, -100),
-        "output" => (ChainType::Nat, Hook::Output, -100),
-        "postrouting" => (ChainType::Nat, Hook::Postrouting, 100),
-        "filter-input" => (ChainType::Filter, Hook::Input, 0),
-        "filter-forward" => (ChainType::Filter, Hook::Forward, 0),
-        "filter-output" => (ChainType::Filter, Hook::Output, 0),
-        _ => return None,
-    };
-    Some(BaseChain { chain_type, hook, priority })
-}
-
-/// The affinity timeouts of chains, in seconds.
-fn timeouts(chains: &BTreeSet<(SetName, Dispatch)>) -> BTreeSet<u32> {
-    chains.iter().map(|(_, dispatch)| dispatch.affinity).filter(|seconds| *seconds != 0).collect()
-}
-
-fn by_set(elements: &[Element]) -> BTreeMap<SetName, Vec<nftables::Element>> {
-    let mut sets: BTreeMap<SetName, Vec<nftables::Element>> = BTreeMap::new();
-    for element in elements {
-        sets.entry(element.set).or_default().push(to_kernel(element));
-    }
-    sets
 }
 
 fn failure(refused: Refused) -> Error {

@@ -7,7 +7,7 @@ use kernel::nftables::{Family, Table};
 
 use super::layout::{Fields, SetName};
 use super::sets::ENTRY_MAPS;
-use super::{Nftables, backend};
+use super::{Nftables, family_table};
 use crate::Result;
 
 impl Nftables {
@@ -17,7 +17,7 @@ impl Nftables {
     pub fn forget_connections(&mut self) -> Result<usize> {
         let mut forgotten = 0;
         for family in [Family::Ipv4, Family::Ipv6] {
-            let table = backend::table_id(family);
+            let table = family_table::table_id(family);
             if !kernel::nftables::table_exists(self.socket(), &table)? {
                 continue;
             }

@@ -2,10 +2,11 @@
 //!
 //! [`layout`] says what stands in the table, [`render`] turns a plan into it, [`table`] finds the
 //! change from one content to the next, [`rules`] are the few rules that execute it. All four are
-//! pure; [`Nftables`] talks to the kernel.
+//! pure; `family_table` makes and reads it in the kernel, and [`Nftables`] says in which transactions.
 
 mod backend;
 mod connections;
+mod family_table;
 pub mod layout;
 pub mod render;
 pub mod rules;
@@ -13,6 +14,7 @@ mod sets;
 pub mod table;
 mod watch;
 
-pub use backend::{Nftables, TABLE};
+pub use backend::Nftables;
+pub use family_table::TABLE;
 pub use rules::NODE_PORTS;
 pub use watch::watch;
