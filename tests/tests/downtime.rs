@@ -70,6 +70,15 @@ fn number(text: &str, word: &str) -> u64 {
     words.next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no {word} N in {text}"))
 }
 
+/// Waits until connections from outside succeed, all of a second.
+fn wait_for_answers(lab: &Lab, target: &str) {
+    eventually("the node port answers", LIMIT, || {
+        let output = traffic(lab, "outside", &["connect", target, "100", "1"]);
+        let output = output.join().expect("no panic").expect_success();
+        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
+    });
+}
+
 /// Checks that of `tried` connections none was lost; prints the counts.
 fn expect_nothing_lost(what: &str, output: Output, at_least: u64) {
     let text = output.expect_success();
@@ -104,11 +113,7 @@ fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
     let start = || Proxy::start_with(&lab, &["--config", path]);
     let mut proxy = start();
     let target = "172.31.0.2:30080";
-    let once = |seconds| traffic(&lab, "outside", &["connect", target, "100", seconds]);
-    eventually("the node port answers", LIMIT, || {
-        let output = once("1").join().expect("no panic").expect_success();
-        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
-    });
+    wait_for_answers(&lab, target);
 
     let load = traffic(&lab, "outside", &["connect", target, "1000", "12"]);
     let flows = traffic(&lab, "outside", &["hold", target, "12"]);
@@ -255,11 +260,7 @@ fn a_cleanup_leaves_the_host_as_it_was() {
 
     let mut proxy = Proxy::start(&lab);
     let target = "172.31.0.2:30080";
-    eventually("the node port answers", LIMIT, || {
-        let output = traffic(&lab, "outside", &["connect", target, "100", "1"]);
-        let output = output.join().expect("no panic").expect_success();
-        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
-    });
+    wait_for_answers(&lab, target);
     let during = state(&lab);
     for part in ["table ip portolan", "ip_local_reserved_ports:8000,30000-32767", "dport=30080"] {
         assert!(during.contains(part), "{part} in {during}");
@@ -396,11 +397,7 @@ fn a_rolling_update_under_policy_local_loses_nothing() {
     .expect_success();
     wait_for_pods(&lab, &[&name(0)]);
     let target = "172.31.0.11:30080";
-    eventually("the node port answers", LIMIT, || {
-        let output = traffic(&lab, "outside", &["connect", target, "100", "1"]);
-        let output = output.join().expect("no panic").expect_success();
-        if number(&output, "lost") == 0 { Ok(()) } else { Err(output) }
-    });
+    wait_for_answers(&lab, target);
     let load = traffic(&lab, "outside", &["connect", target, "300", "12"]);
     for round in 1..=3 {
         thread::sleep(Duration::from_millis(300));
