@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod alloc;
+mod intern;
 pub mod name;
 pub mod object;
 pub mod slices;

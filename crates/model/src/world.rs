@@ -4,7 +4,7 @@
 //! kept here are those that a per-change cost proportional to the change needs; whatever else can be
 //! derived is derived by the reader.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -54,8 +54,17 @@ pub enum Object {
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// All objects of a kind; what is not among them is gone.
-    Listed(Kind, Vec<Object>),
+    /// Objects of a list of all of a kind. Lists come page by page; what was in no page is gone.
+    Listed {
+        /// The kind.
+        kind: Kind,
+        /// Objects of the page.
+        objects: Vec<Object>,
+        /// The list begins; one that had begun before is given up.
+        is_first: bool,
+        /// The list ends.
+        is_last: bool,
+    },
     /// An object is new or has changed.
     Put(Object),
     /// An object is gone.
@@ -80,9 +89,9 @@ pub enum Touched {
 /// All that is known of the cluster.
 #[derive(Debug, Default)]
 pub struct World {
-    services: BTreeMap<ObjectName, Service>,
-    /// Slices by the Service they name, then by their own name.
-    slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, EndpointSlice>>,
+    services: BTreeMap<ObjectName, Box<Service>>,
+    /// Slices by the Service they name, in the order of their own names.
+    slices: BTreeMap<ObjectName, Vec<EndpointSlice>>,
     /// Which Service each slice was last seen to name: slices can be relabelled.
     slice_services: HashMap<ObjectName, ObjectName>,
     nodes: BTreeMap<Arc<str>, Node>,
@@ -90,10 +99,19 @@ pub struct World {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
     by_cluster_ip: HashMap<IpAddr, ObjectName>,
-    /// Services by endpoint address, with the number of slices that hold it.
-    by_endpoint_ip: HashMap<IpAddr, BTreeMap<ObjectName, u32>>,
+    /// Services by endpoint address, once for each slice that holds it; `None` if nobody asks often.
+    by_endpoint_ip: Option<HashMap<IpAddr, Vec<ObjectName>>>,
     listed: BTreeSet<Kind>,
+    /// Of each kind that is being listed, the objects that were there and have not been seen yet.
+    unseen: BTreeMap<Kind, HashSet<ObjectName>>,
     changes: u64,
+}
+
+impl Event {
+    /// All objects of a kind, in one page.
+    pub fn listed(kind: Kind, objects: Vec<Object>) -> Self {
+        Event::Listed { kind, objects, is_first: true, is_last: true }
+    }
 }
 
 impl World {
@@ -102,23 +120,29 @@ impl World {
         Self::default()
     }
 
+    /// As [`World::new`], for a reader that often asks for the Services of an endpoint's address
+    /// ([`World::services_by_endpoint_ip`]). It costs memory for each endpoint.
+    pub fn with_endpoint_index() -> Self {
+        Self { by_endpoint_ip: Some(HashMap::new()), ..Self::default() }
+    }
+
     /// Takes one event in and says what it touched; an event that changes nothing touches nothing.
     pub fn apply(&mut self, event: Event) -> BTreeSet<Touched> {
         let mut touched = BTreeSet::new();
         match event {
             Event::Put(object) => self.put(object, &mut touched),
             Event::Removed(kind, name) => self.remove(kind, &name, &mut touched),
-            Event::Listed(kind, objects) => {
-                let mut gone: BTreeSet<ObjectName> = self.names(kind);
-                for object in objects {
-                    debug_assert_eq!(object.kind(), kind, "a list holds one kind");
-                    gone.remove(&object.name());
-                    self.put(object, &mut touched);
+            Event::Listed { kind, objects, is_first, is_last } => {
+                if is_first {
+                    self.unseen.insert(kind, self.names(kind));
                 }
-                for name in gone {
-                    self.remove(kind, &name, &mut touched);
+                self.put_listed(kind, objects, &mut touched);
+                if is_last {
+                    for name in self.unseen.remove(&kind).into_iter().flatten() {
+                        self.remove(kind, &name, &mut touched);
+                    }
+                    self.listed.insert(kind);
                 }
-                self.listed.insert(kind);
             }
         }
         self.changes += u64::from(!touched.is_empty());
@@ -137,17 +161,17 @@ impl World {
 
     /// A Service by name.
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(|service| &**service)
     }
 
     /// All Services in the order of their names.
     pub fn services(&self) -> impl Iterator<Item = (&ObjectName, &Service)> {
-        self.services.iter()
+        self.services.iter().map(|(name, service)| (name, &**service))
     }
 
     /// The slices that name a Service, whether or not that Service exists.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(service).into_iter().flatten()
     }
 
     /// A node by name.
@@ -184,15 +208,34 @@ impl World {
 
     /// The Service that owns a cluster address.
     pub fn service_by_cluster_ip(&self, ip: IpAddr) -> Option<&Service> {
-        self.services.get(self.by_cluster_ip.get(&ip)?)
+        self.service(self.by_cluster_ip.get(&ip)?)
     }
 
-    /// The Services that have an endpoint, in whatever condition, at an address.
-    pub fn services_by_endpoint_ip(&self, ip: IpAddr) -> impl Iterator<Item = &ObjectName> {
-        self.by_endpoint_ip.get(&ip).into_iter().flat_map(BTreeMap::keys)
+    /// The Services that have an endpoint, in whatever condition, at an address; in order. Looks at
+    /// every endpoint, unless this World was made with an index.
+    pub fn services_by_endpoint_ip(&self, ip: IpAddr) -> BTreeSet<&ObjectName> {
+        match &self.by_endpoint_ip {
+            Some(index) => index.get(&ip).into_iter().flatten().collect(),
+            None => {
+                let has_it =
+                    |slice: &EndpointSlice| slice.endpoints.iter().any(|e| e.address == ip);
+                let services = self.slices.iter().filter(|(_, slices)| slices.iter().any(has_it));
+                services.map(|(service, _)| service).collect()
+            }
+        }
     }
 
-    fn names(&self, kind: Kind) -> BTreeSet<ObjectName> {
+    fn put_listed(&mut self, kind: Kind, objects: Vec<Object>, touched: &mut BTreeSet<Touched>) {
+        for object in objects {
+            debug_assert_eq!(object.kind(), kind, "a list holds one kind");
+            if let Some(unseen) = self.unseen.get_mut(&kind).filter(|unseen| !unseen.is_empty()) {
+                unseen.remove(&object.name());
+            }
+            self.put(object, touched);
+        }
+    }
+
+    fn names(&self, kind: Kind) -> HashSet<ObjectName> {
         let cluster_scoped = |name: &Arc<str>| ObjectName::new("", name.clone());
         match kind {
             Kind::Service => self.services.keys().cloned().collect(),
@@ -251,7 +294,7 @@ impl World {
     fn put_service(&mut self, service: Service, touched: &mut BTreeSet<Touched>) {
         let name = service.name();
         if let Some(old) = self.services.get(&name) {
-            if old.meta.resource_version == service.meta.resource_version && *old == service {
+            if **old == service {
                 return;
             }
             for ip in &old.cluster_ips {
@@ -262,28 +305,31 @@ impl World {
             self.by_cluster_ip.insert(*ip, name.clone());
         }
         touched.insert(Touched::Service(name.clone()));
-        self.services.insert(name, service);
+        self.services.insert(name, Box::new(service));
     }
 
     fn put_slice(&mut self, slice: EndpointSlice, touched: &mut BTreeSet<Touched>) {
-        let name = slice.name();
         let service = slice.service();
-        let known = self.slice_services.get(&name);
-        if known.is_some() && known == service.as_ref() {
-            let held = known.and_then(|service| self.slices.get(service)?.get(&name.name));
-            if held == Some(&slice) {
+        if let Some(known) = self.slice_services.get(&slice.name) {
+            let slices = self.slices.get(known).filter(|_| service.as_ref() == Some(known));
+            if slices.is_some_and(|slices| slices.contains(&slice)) {
                 return;
             }
+            self.remove_slice(&slice.name.clone(), touched);
         }
-        self.remove_slice(&name, touched);
         let Some(service) = service else { return };
-        for endpoint in &slice.endpoints {
-            let services = self.by_endpoint_ip.entry(endpoint.address).or_default();
-            *services.entry(service.clone()).or_default() += 1;
+        if let Some(index) = &mut self.by_endpoint_ip {
+            for endpoint in &slice.endpoints {
+                index.entry(endpoint.address).or_default().push(service.clone());
+            }
         }
         touched.insert(Touched::Service(service.clone()));
-        self.slice_services.insert(name.clone(), service.clone());
-        self.slices.entry(service).or_default().insert(name.name, slice);
+        self.slice_services.insert(slice.name.clone(), service.clone());
+        let slices = self.slices.entry(service).or_default();
+        let place = slices.partition_point(|held| held.name < slice.name);
+        // Most Services have one.
+        slices.reserve_exact(1);
+        slices.insert(place, slice);
     }
 
     fn remove(&mut self, kind: Kind, name: &ObjectName, touched: &mut BTreeSet<Touched>) {
@@ -324,28 +370,33 @@ impl World {
 
     fn remove_slice(&mut self, name: &ObjectName, touched: &mut BTreeSet<Touched>) {
         let Some(service) = self.slice_services.remove(name) else { return };
-        let Some(slices) = self.slices.get_mut(&service) else { return };
-        if let Some(old) = slices.remove(&name.name) {
-            for endpoint in &old.endpoints {
-                self.forget_endpoint(endpoint.address, &service);
+        if let Some(slices) = self.slices.get_mut(&service) {
+            if let Some(place) = slices.iter().position(|slice| slice.name == *name) {
+                let old = slices.remove(place);
+                if let Some(index) = &mut self.by_endpoint_ip {
+                    forget_endpoints(index, &old, &service);
+                }
             }
-        }
-        if self.slices.get(&service).is_some_and(BTreeMap::is_empty) {
-            self.slices.remove(&service);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
         }
         touched.insert(Touched::Service(service));
     }
+}
 
-    fn forget_endpoint(&mut self, ip: IpAddr, service: &ObjectName) {
-        let Some(services) = self.by_endpoint_ip.get_mut(&ip) else { return };
-        if let Some(count) = services.get_mut(service) {
-            *count -= 1;
-            if *count == 0 {
-                services.remove(service);
-            }
+fn forget_endpoints(
+    index: &mut HashMap<IpAddr, Vec<ObjectName>>,
+    slice: &EndpointSlice,
+    service: &ObjectName,
+) {
+    for endpoint in &slice.endpoints {
+        let Some(services) = index.get_mut(&endpoint.address) else { continue };
+        if let Some(place) = services.iter().position(|held| held == service) {
+            services.swap_remove(place);
         }
         if services.is_empty() {
-            self.by_endpoint_ip.remove(&ip);
+            index.remove(&endpoint.address);
         }
     }
 }
@@ -380,7 +431,7 @@ impl Object {
     pub fn name(&self) -> ObjectName {
         match self {
             Object::Service(o) => &o.meta,
-            Object::EndpointSlice(o) => &o.meta,
+            Object::EndpointSlice(slice) => return slice.name.clone(),
             Object::Node(o) => &o.meta,
             Object::Pod(o) => &o.meta,
             Object::Namespace(o) => &o.meta,
@@ -419,45 +470,86 @@ mod tests {
 
     #[test]
     fn a_relabelled_slice_touches_both_services() {
-        let mut world = World::new();
+        let mut world = World::with_endpoint_index();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         let touched = world.apply(Event::Put(slice("s", "b", &["10.0.0.1"])));
         assert_eq!(touched, [Touched::Service(name("a")), Touched::Service(name("b"))].into());
         assert_eq!(world.slices(&name("a")).count(), 0);
         assert_eq!(world.slices(&name("b")).count(), 1);
-        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).collect::<Vec<_>>(), [&name("b")]);
+        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")), [&name("b")].into());
     }
 
     #[test]
     fn an_equal_slice_touches_nothing() {
-        let mut world = World::new();
+        let mut world = World::with_endpoint_index();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         assert!(world.apply(Event::Put(slice("s", "a", &["10.0.0.1"]))).is_empty());
     }
 
     #[test]
     fn a_new_list_removes_what_is_not_in_it() {
-        let mut world = World::new();
-        world.apply(Event::Listed(
+        let mut world = World::with_endpoint_index();
+        world.apply(Event::listed(
             Kind::EndpointSlice,
             vec![slice("s", "a", &["10.0.0.1"]), slice("t", "b", &["10.0.0.2"])],
         ));
         let touched =
-            world.apply(Event::Listed(Kind::EndpointSlice, vec![slice("s", "a", &["10.0.0.1"])]));
+            world.apply(Event::listed(Kind::EndpointSlice, vec![slice("s", "a", &["10.0.0.1"])]));
         assert_eq!(touched, [Touched::Service(name("b"))].into());
-        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.2")).count(), 0);
+        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.2")).len(), 0);
         assert!(world.is_listed(Kind::EndpointSlice));
         assert!(!world.is_listed(Kind::Service));
     }
 
     #[test]
     fn an_address_in_two_slices_is_forgotten_with_the_last() {
-        let mut world = World::new();
+        let mut world = World::with_endpoint_index();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         world.apply(Event::Put(slice("t", "a", &["10.0.0.1"])));
         world.apply(Event::Removed(Kind::EndpointSlice, name("s")));
-        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).count(), 1);
+        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).len(), 1);
         world.apply(Event::Removed(Kind::EndpointSlice, name("t")));
-        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).count(), 0);
+        assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).len(), 0);
+    }
+
+    #[test]
+    fn the_index_changes_no_answer() {
+        let (mut with, mut without) = (World::with_endpoint_index(), World::new());
+        let events = [
+            Event::Put(slice("s", "a", &["10.0.0.1", "10.0.0.2"])),
+            Event::Put(slice("t", "a", &["10.0.0.1"])),
+            Event::Put(slice("u", "b", &["10.0.0.1"])),
+            Event::Put(slice("s", "a", &["10.0.0.2"])),
+            Event::Removed(Kind::EndpointSlice, name("t")),
+        ];
+        for event in events {
+            with.apply(event.clone());
+            without.apply(event);
+            for address in ["10.0.0.1", "10.0.0.2"] {
+                let address = ip(address);
+                let indexed = with.services_by_endpoint_ip(address);
+                assert_eq!(indexed, without.services_by_endpoint_ip(address));
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_in_parts_removes_what_is_in_none() {
+        let kind = Kind::EndpointSlice;
+        let part = |is_first, objects| Event::Listed { kind, objects, is_first, is_last: false };
+        let mut world = World::new();
+        for service in ["a", "b", "c", "d"] {
+            world.apply(Event::Put(slice(service, service, &["10.0.0.1"])));
+        }
+        // A list that is given up says nothing, not even of what it had.
+        world.apply(part(true, vec![slice("b", "b", &["10.0.0.1"])]));
+        world.apply(part(true, vec![slice("a", "a", &["10.0.0.1"])]));
+        assert!(!world.is_listed(Kind::EndpointSlice));
+        world.apply(part(false, vec![slice("c", "c", &["10.0.0.1"])]));
+        let objects = vec![slice("e", "e", &["10.0.0.1"])];
+        let touched = world.apply(Event::Listed { kind, objects, is_first: false, is_last: true });
+        let expected = ["b", "d", "e"].map(|service| Touched::Service(name(service)));
+        assert_eq!(touched, expected.into());
+        assert!(world.is_listed(Kind::EndpointSlice));
     }
 }

@@ -4,7 +4,6 @@
 //! go first, terminating ones serve when there are no others, topology hints apply to the cluster
 //! set when every ready endpoint carries them (KEP-2433, KEP-4444), and never to the local set.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -76,28 +75,24 @@ pub fn candidates<'w>(
     port: &ServicePort,
     family: Family,
 ) -> Vec<Candidate<'w>> {
-    let mut by_address: BTreeMap<SocketAddr, Candidate<'w>> = BTreeMap::new();
-    let slices = world.slices(service).filter(|s| s.is_of(family) && !s.is_headless());
+    let mut candidates: Vec<Candidate<'w>> = Vec::new();
+    let slices = world.slices(service).filter(|s| s.is_of(family) && !s.is_headless);
     for slice in slices {
         let numbers =
             slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in numbers {
-            for endpoint in &slice.endpoints {
-                if Family::of(endpoint.address) != family {
-                    continue;
-                }
-                let address = SocketAddr::new(endpoint.address, number.port.get());
-                let local = endpoint.node_name.as_ref() == Some(&node.settings.node_name);
-                let replaces = by_address.get(&address).is_none_or(|held| {
-                    held.endpoint.conditions.terminating && !endpoint.conditions.terminating
-                });
-                if replaces {
-                    by_address.insert(address, Candidate { address, local, endpoint });
-                }
-            }
+            let of_family = slice.endpoints.iter().filter(|e| Family::of(e.address) == family);
+            candidates.extend(of_family.map(|endpoint| Candidate {
+                address: SocketAddr::new(endpoint.address, number.port.get()),
+                local: endpoint.node_name.as_ref() == Some(&node.settings.node_name),
+                endpoint,
+            }));
         }
     }
-    by_address.into_values().collect()
+    // Of equal ones the sort keeps the order of slices.
+    candidates.sort_by_key(|c| (c.address, c.endpoint.conditions.terminating));
+    candidates.dedup_by_key(|c| c.address);
+    candidates
 }
 
 /// What the policies of a Service ask for.
@@ -141,8 +136,10 @@ pub fn eligible(candidates: &[Candidate<'_>], node: &NodeFacts, wanted: Wanted) 
     result.has_endpoints = !result.cluster.is_empty()
         || (wanted.local && candidates.iter().any(|c| c.is_ready() || c.is_serving_terminating()));
     for candidate in candidates {
-        let backend = candidate.backend();
-        if result.cluster.contains(&backend) || result.local.contains(&backend) {
+        let takes_part = |set: &[Backend]| {
+            set.binary_search_by_key(&candidate.address, |backend| backend.address).is_ok()
+        };
+        if takes_part(&result.cluster) || takes_part(&result.local) {
             continue;
         }
         let reason = if candidate.is_forbidden() {
@@ -187,9 +184,9 @@ impl Topology {
             }
             any_here
         };
-        if hinted(|e| &e.hints.for_nodes, Some(&node.settings.node_name)) {
+        if hinted(Endpoint::for_nodes, Some(&node.settings.node_name)) {
             Topology::SameNode
-        } else if hinted(|e| &e.hints.for_zones, node.zone.as_ref()) {
+        } else if hinted(Endpoint::for_zones, node.zone.as_ref()) {
             Topology::SameZone
         } else {
             Topology::Anywhere
@@ -197,17 +194,22 @@ impl Topology {
     }
 
     fn allows(self, candidate: &Candidate<'_>, node: &NodeFacts) -> bool {
-        let hints = &candidate.endpoint.hints;
+        let endpoint = candidate.endpoint;
         match self {
-            Topology::SameNode => hints.for_nodes.contains(&node.settings.node_name),
-            Topology::SameZone => node.zone.as_ref().is_some_and(|z| hints.for_zones.contains(z)),
+            Topology::SameNode => endpoint.for_nodes().contains(&node.settings.node_name),
+            Topology::SameZone => {
+                node.zone.as_ref().is_some_and(|zone| endpoint.for_zones().contains(zone))
+            }
             Topology::Anywhere => true,
         }
     }
 }
 
 fn members(candidates: &[Candidate<'_>], keep: impl Fn(&Candidate<'_>) -> bool) -> Vec<Backend> {
-    candidates.iter().filter(|c| keep(c)).map(Candidate::backend).collect()
+    let mut members: Vec<Backend> =
+        candidates.iter().filter(|c| keep(c)).map(Candidate::backend).collect();
+    members.shrink_to_fit();
+    members
 }
 
 fn first_non_empty<const N: usize>(choices: [Vec<Backend>; N]) -> Vec<Backend> {

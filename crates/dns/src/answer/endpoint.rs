@@ -19,7 +19,7 @@ pub(super) fn ready<'w>(
 
 /// The name of an endpoint below that of its Service: its hostname, or its address.
 pub(super) fn host_name(endpoint: &Endpoint) -> String {
-    match &endpoint.hostname {
+    match endpoint.hostname() {
         Some(hostname) => hostname.to_ascii_lowercase(),
         None => dashed(endpoint.address),
     }

@@ -37,7 +37,8 @@ fn names(world: &World, zone: &Zone, ip: IpAddr) -> BTreeSet<Name> {
         let meta = &service.meta;
         return BTreeSet::from([below(&zone.domain, &[&meta.name, &meta.namespace, "svc"])]);
     }
-    let services = world.services_by_endpoint_ip(ip).filter(|name| world.service(name).is_some());
+    let services = world.services_by_endpoint_ip(ip).into_iter();
+    let services = services.filter(|name| world.service(name).is_some());
     let of_service = |name: &model::ObjectName| {
         let own = below(&zone.domain, &[&name.name, &name.namespace, "svc"]);
         let at = ready(world, name).filter(|(_, endpoint)| endpoint.address == ip);

@@ -10,12 +10,12 @@ use super::{Answer, Reply, Zone, answer};
 fn world() -> World {
     let mut world = World::new();
     for kind in [Kind::Service, Kind::EndpointSlice] {
-        world.apply(Event::Listed(kind, Vec::new()));
+        world.apply(Event::listed(kind, Vec::new()));
     }
     let namespace =
         |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     let namespaces = ["default", "kube-system"].map(|name| Object::Namespace(namespace(name)));
-    world.apply(Event::Listed(Kind::Namespace, namespaces.into()));
+    world.apply(Event::listed(Kind::Namespace, namespaces.into()));
     put(
         &mut world,
         service("kube-system", "kube-dns", json!({"clusterIPs": ["10.96.0.10"], "ports": []})),

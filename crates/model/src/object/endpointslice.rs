@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
-use super::meta::Meta;
+use super::wire;
 use crate::address::parse_ip;
+use crate::intern::shared;
 use crate::{Family, ObjectName, Protocol};
 
 /// The label that joins a slice to its Service; owner references play no part.
@@ -16,17 +17,28 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Slices of headless Services carry this label; the proxy leaves them alone, DNS reads them.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
+/// The annotation that says when what led to a slice's last change happened.
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// Some endpoints of a Service, in one address family.
+///
+/// There may be hundreds of thousands of endpoints: what no reader needs is not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointSlice {
-    /// Metadata.
-    pub meta: Meta,
+    /// Namespace and name of the slice itself.
+    pub name: ObjectName,
+    /// Name of the Service it belongs to, if it says so; of the same namespace.
+    pub service: Option<Arc<str>>,
+    /// Whether it is marked as a headless Service's.
+    pub is_headless: bool,
+    /// When what led to its last change happened, as its writer says (RFC 3339).
+    pub triggered: Option<Arc<str>>,
     /// What the addresses are.
     pub address_type: AddressType,
     /// The endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// The ports that every endpoint of this slice serves.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
 }
 
 /// `addressType`.
@@ -48,16 +60,18 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Readiness and termination.
     pub conditions: EndpointConditions,
-    /// Name under the Service's DNS name.
-    pub hostname: Option<Arc<str>>,
     /// The node that runs it.
     pub node_name: Option<Arc<str>>,
-    /// The zone of that node.
-    pub zone: Option<Arc<str>>,
-    /// The object behind it.
-    pub target_ref: Option<TargetRef>,
-    /// Which zones and nodes should prefer it.
-    pub hints: Hints,
+    /// What few endpoints have.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few endpoints have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Rare {
+    hostname: Option<Arc<str>>,
+    for_zones: Box<[Arc<str>]>,
+    for_nodes: Box<[Arc<str>]>,
 }
 
 /// `conditions`, with nil already read as the API documents.
@@ -69,33 +83,6 @@ pub struct EndpointConditions {
     pub serving: bool,
     /// Is about to end.
     pub terminating: bool,
-}
-
-/// Reference to the pod behind an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct TargetRef {
-    /// Kind, normally `Pod`.
-    pub kind: Arc<str>,
-    /// Namespace.
-    pub namespace: Arc<str>,
-    /// Name.
-    pub name: Arc<str>,
-}
-
-impl Default for TargetRef {
-    fn default() -> Self {
-        Self { kind: "".into(), namespace: "".into(), name: "".into() }
-    }
-}
-
-/// Topology hints.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hints {
-    /// Zones that should use this endpoint.
-    pub for_zones: Vec<Arc<str>>,
-    /// Nodes that should use this endpoint.
-    pub for_nodes: Vec<Arc<str>>,
 }
 
 /// A port of a slice: the match is by name and protocol, the number is where traffic goes.
@@ -110,15 +97,10 @@ pub struct EndpointPort {
 }
 
 impl EndpointSlice {
-    /// Namespace and name of the slice itself.
-    pub fn name(&self) -> ObjectName {
-        self.meta.object_name()
-    }
-
     /// The Service this slice belongs to, if it says so.
     pub fn service(&self) -> Option<ObjectName> {
-        let service = self.meta.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
-        Some(ObjectName { namespace: self.meta.namespace.clone(), name: service.clone() })
+        let name = self.service.clone()?;
+        Some(ObjectName { namespace: self.name.namespace.clone(), name })
     }
 
     /// Whether the slice is of `family`.
@@ -128,43 +110,60 @@ impl EndpointSlice {
             (AddressType::IPv4, Family::V4) | (AddressType::IPv6, Family::V6)
         )
     }
+}
 
-    /// Whether the slice is marked as a headless Service's.
-    pub fn is_headless(&self) -> bool {
-        self.meta.labels.contains_key(HEADLESS_LABEL)
+impl Endpoint {
+    /// Name under the Service's DNS name.
+    pub fn hostname(&self) -> Option<&Arc<str>> {
+        self.rare.as_ref()?.hostname.as_ref()
+    }
+
+    /// Zones that should use this endpoint, of its topology hints.
+    pub fn for_zones(&self) -> &[Arc<str>] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.for_zones)
+    }
+
+    /// Nodes that should use this endpoint, of its topology hints.
+    pub fn for_nodes(&self) -> &[Arc<str>] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.for_nodes)
     }
 }
 
 impl<'de> Deserialize<'de> for EndpointSlice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        wire::EndpointSlice::deserialize(deserializer).map(Self::from)
+        on_wire::EndpointSlice::deserialize(deserializer).map(Self::from)
     }
 }
 
-mod wire {
+/// The shape on the wire, before defaults and lenient reading are applied.
+mod on_wire {
+    use super::wire::{Meta, Text};
     use super::*;
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub(super) struct EndpointSlice {
-        pub metadata: Meta,
+    pub(super) struct EndpointSlice<'a> {
+        #[serde(borrow)]
+        pub metadata: Meta<'a>,
         pub address_type: AddressType,
-        #[serde(default)]
-        pub endpoints: Option<Vec<Endpoint>>,
-        #[serde(default)]
-        pub ports: Option<Vec<Port>>,
+        #[serde(borrow, default)]
+        pub endpoints: Option<Vec<Endpoint<'a>>>,
+        #[serde(borrow, default)]
+        pub ports: Option<Vec<Port<'a>>>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    pub(super) struct Endpoint {
-        pub addresses: Vec<String>,
+    pub(super) struct Endpoint<'a> {
+        #[serde(borrow)]
+        pub addresses: Vec<Text<'a>>,
         pub conditions: Conditions,
-        pub hostname: Option<Arc<str>>,
-        pub node_name: Option<Arc<str>>,
-        pub zone: Option<Arc<str>>,
-        pub target_ref: Option<TargetRef>,
-        pub hints: Option<Hints>,
+        #[serde(borrow)]
+        pub hostname: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub node_name: Option<Text<'a>>,
+        #[serde(borrow)]
+        pub hints: Option<Hints<'a>>,
     }
 
     #[derive(Default, Deserialize)]
@@ -177,20 +176,23 @@ mod wire {
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    pub(super) struct Hints {
-        pub for_zones: Option<Vec<Named>>,
-        pub for_nodes: Option<Vec<Named>>,
+    pub(super) struct Hints<'a> {
+        #[serde(borrow)]
+        pub for_zones: Option<Vec<Named<'a>>>,
+        #[serde(borrow)]
+        pub for_nodes: Option<Vec<Named<'a>>>,
     }
 
     #[derive(Deserialize)]
-    pub(super) struct Named {
-        pub name: Arc<str>,
+    pub(super) struct Named<'a> {
+        #[serde(borrow)]
+        pub name: Text<'a>,
     }
 
     #[derive(Deserialize)]
-    pub(super) struct Port {
-        #[serde(default)]
-        pub name: Option<Arc<str>>,
+    pub(super) struct Port<'a> {
+        #[serde(borrow, default)]
+        pub name: Option<Text<'a>>,
         #[serde(default)]
         pub protocol: Option<Protocol>,
         #[serde(default)]
@@ -198,48 +200,49 @@ mod wire {
     }
 }
 
-impl From<wire::EndpointSlice> for EndpointSlice {
-    fn from(wire: wire::EndpointSlice) -> Self {
-        let names = |list: Option<Vec<wire::Named>>| {
-            list.unwrap_or_default().into_iter().map(|named| named.name).collect()
-        };
-        let endpoint = |e: wire::Endpoint| {
-            let hints = e.hints.unwrap_or_default();
-            Some(Endpoint {
-                address: parse_ip(e.addresses.first()?)?,
-                conditions: EndpointConditions {
-                    ready: e.conditions.ready.unwrap_or(true),
-                    serving: e.conditions.serving.unwrap_or(true),
-                    terminating: e.conditions.terminating.unwrap_or(false),
-                },
-                hostname: e.hostname.filter(|hostname| !hostname.is_empty()),
-                node_name: e.node_name,
-                zone: e.zone,
-                target_ref: e.target_ref,
-                hints: Hints {
-                    for_zones: names(hints.for_zones),
-                    for_nodes: names(hints.for_nodes),
-                },
-            })
-        };
-        // A port without a name or number can't be matched or reached.
-        let port = |p: wire::Port| {
-            Some(EndpointPort {
-                name: p.name?,
-                protocol: p.protocol.unwrap_or_default(),
-                port: NonZeroU16::new(p.port?)?,
-            })
-        };
+impl From<on_wire::EndpointSlice<'_>> for EndpointSlice {
+    fn from(wire: on_wire::EndpointSlice<'_>) -> Self {
+        let meta = wire.metadata;
+        let service = meta.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty());
         EndpointSlice {
-            meta: wire.metadata,
+            name: ObjectName::new(shared(&meta.namespace), &*meta.name),
+            service: service.map(Arc::from),
+            is_headless: meta.labels.get(HEADLESS_LABEL).is_some(),
+            triggered: meta.annotations.get(TRIGGER_TIME_ANNOTATION).map(Arc::from),
             address_type: wire.address_type,
-            endpoints: wire
-                .endpoints
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(endpoint)
-                .collect(),
-            ports: wire.ports.unwrap_or_default().into_iter().filter_map(port).collect(),
+            endpoints: wire.endpoints.iter().flatten().filter_map(endpoint).collect(),
+            ports: wire.ports.iter().flatten().filter_map(port).collect(),
         }
     }
+}
+
+fn endpoint(wire: &on_wire::Endpoint<'_>) -> Option<Endpoint> {
+    let names = |list: Option<&Vec<on_wire::Named<'_>>>| -> Box<[Arc<str>]> {
+        list.into_iter().flatten().map(|named| shared(&named.name)).collect()
+    };
+    let hints = wire.hints.as_ref();
+    let rare = Rare {
+        hostname: wire.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
+        for_zones: names(hints.and_then(|hints| hints.for_zones.as_ref())),
+        for_nodes: names(hints.and_then(|hints| hints.for_nodes.as_ref())),
+    };
+    Some(Endpoint {
+        address: parse_ip(wire.addresses.first()?)?,
+        conditions: EndpointConditions {
+            ready: wire.conditions.ready.unwrap_or(true),
+            serving: wire.conditions.serving.unwrap_or(true),
+            terminating: wire.conditions.terminating.unwrap_or(false),
+        },
+        node_name: wire.node_name.as_deref().map(shared),
+        rare: (rare != Rare::default()).then(|| Box::new(rare)),
+    })
+}
+
+/// A port without a name or number can't be matched or reached.
+fn port(wire: &on_wire::Port<'_>) -> Option<EndpointPort> {
+    Some(EndpointPort {
+        name: shared(wire.name.as_ref()?),
+        protocol: wire.protocol.unwrap_or_default(),
+        port: NonZeroU16::new(wire.port?)?,
+    })
 }

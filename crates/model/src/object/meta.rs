@@ -1,15 +1,16 @@
 //! Object metadata: identity, labels, and whether deletion has begun.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
+use super::labels::Labels;
+use super::wire;
 use crate::ObjectName;
+use crate::intern::shared;
 
-/// The metadata every object carries.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// The metadata that most objects carry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Name, unique in its namespace and kind.
     pub name: Arc<str>,
@@ -17,12 +18,8 @@ pub struct Meta {
     pub namespace: Arc<str>,
     /// Identity across re-creation under the same name.
     pub uid: Arc<str>,
-    /// Opaque version for watches.
-    pub resource_version: Arc<str>,
-    /// Labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
-    /// Annotations.
-    pub annotations: BTreeMap<Arc<str>, Arc<str>>,
+    /// Labels; of a Service, those that something here reads.
+    pub labels: Labels,
     /// RFC 3339 time at which deletion was asked for, if it was.
     pub deletion_timestamp: Option<Arc<str>>,
 }
@@ -31,5 +28,22 @@ impl Meta {
     /// Namespace and name together.
     pub fn object_name(&self) -> ObjectName {
         ObjectName { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// With the labels that are wanted.
+    pub(super) fn of(wire: &wire::Meta<'_>, is_wanted: impl Fn(&str) -> bool) -> Self {
+        Self {
+            name: Arc::from(&*wire.name),
+            namespace: shared(&wire.namespace),
+            uid: Arc::from(&*wire.uid),
+            labels: Labels::of(&wire.labels, is_wanted),
+            deletion_timestamp: wire.deletion_timestamp.as_deref().map(Arc::from),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Meta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        wire::Meta::deserialize(deserializer).map(|wire| Self::of(&wire, |_| true))
     }
 }

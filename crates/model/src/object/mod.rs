@@ -4,23 +4,26 @@
 //! Addresses that can't be read are dropped here, so that one bad value never stops an object.
 
 mod endpointslice;
+mod labels;
 mod meta;
 mod namespace;
 mod node;
 mod pod;
 mod service;
 mod servicecidr;
+mod wire;
 
 pub use endpointslice::{
-    AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, HEADLESS_LABEL, Hints,
-    SERVICE_NAME_LABEL, TargetRef,
+    AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, HEADLESS_LABEL,
+    SERVICE_NAME_LABEL,
 };
+pub use labels::Labels;
 pub use meta::Meta;
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, Taint, ZONE_LABEL};
 pub use pod::{Pod, PodCondition, PodPhase};
 pub use service::{
-    IpMode, PROXY_NAME_LABEL, Service, ServicePort, ServiceType, SessionAffinity, TargetPort,
-    TrafficPolicy,
+    IpMode, OWN_ANNOTATIONS, PROXY_NAME_LABEL, Service, ServicePort, ServiceType, SessionAffinity,
+    TargetPort, TrafficPolicy,
 };
 pub use servicecidr::ServiceCidr;

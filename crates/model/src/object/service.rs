@@ -1,6 +1,5 @@
 //! `v1` Service.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -8,14 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::labels::Labels;
 use super::meta::Meta;
+use super::wire;
 use crate::address::{parse_ip, parse_net};
+use crate::intern::shared;
 use crate::{Family, ObjectName, Protocol};
 
 /// A Service carrying this label, with any value, belongs to another proxy.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// What the keys of this project's annotations begin with.
+pub const OWN_ANNOTATIONS: &str = "portolan.dev/";
 
 /// Default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
@@ -36,7 +42,9 @@ pub struct Service {
     /// Ports.
     pub ports: Vec<ServicePort>,
     /// Pod labels to select; empty means that endpoints are managed by somebody else.
-    pub selector: BTreeMap<Arc<str>, Arc<str>>,
+    pub selector: Labels,
+    /// Annotations of this project; what others annotate is not kept.
+    pub annotations: Labels,
     /// Addresses outside the cluster's care that nodes shall accept.
     pub external_ips: Vec<IpAddr>,
     /// Load-balancer addresses that nodes shall accept or leave alone.
@@ -159,65 +167,100 @@ impl Service {
 
 impl<'de> Deserialize<'de> for Service {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        wire::Service::deserialize(deserializer).map(Self::from)
+        on_wire::Service::deserialize(deserializer).map(Self::from)
     }
 }
 
 /// The shape on the wire, before defaults and lenient reading are applied.
-mod wire {
+mod on_wire {
+    use std::borrow::Cow;
+
+    use super::wire::{Meta, Pairs, Text};
     use super::*;
 
     #[derive(Deserialize)]
-    pub(super) struct Service {
-        pub metadata: Meta,
-        #[serde(default)]
-        pub spec: Spec,
-        #[serde(default)]
-        pub status: Status,
+    pub(super) struct Service<'a> {
+        #[serde(borrow)]
+        pub metadata: Meta<'a>,
+        #[serde(borrow, default)]
+        pub spec: Spec<'a>,
+        #[serde(borrow, default)]
+        pub status: Status<'a>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    pub(super) struct Spec {
+    pub(super) struct Spec<'a> {
         #[serde(rename = "type")]
         pub service_type: ServiceType,
-        #[serde(rename = "clusterIP")]
-        pub cluster_ip: Option<String>,
-        #[serde(rename = "clusterIPs")]
-        pub cluster_ips: Vec<String>,
+        #[serde(borrow, rename = "clusterIP")]
+        pub cluster_ip: Option<Text<'a>>,
+        #[serde(borrow, rename = "clusterIPs")]
+        pub cluster_ips: Vec<Text<'a>>,
         pub ip_families: Vec<Family>,
-        pub ports: Vec<Port>,
-        pub selector: Option<BTreeMap<Arc<str>, Arc<str>>>,
-        #[serde(rename = "externalIPs")]
-        pub external_ips: Vec<String>,
-        pub load_balancer_source_ranges: Vec<String>,
+        #[serde(borrow)]
+        pub ports: Vec<Port<'a>>,
+        #[serde(borrow)]
+        pub selector: Pairs<'a>,
+        #[serde(borrow, rename = "externalIPs")]
+        pub external_ips: Vec<Text<'a>>,
+        #[serde(borrow)]
+        pub load_balancer_source_ranges: Vec<Text<'a>>,
         pub external_traffic_policy: Option<TrafficPolicy>,
         pub internal_traffic_policy: Option<TrafficPolicy>,
         pub health_check_node_port: u16,
-        pub session_affinity: Option<String>,
+        #[serde(borrow)]
+        pub session_affinity: Option<Text<'a>>,
         pub session_affinity_config: Option<AffinityConfig>,
-        pub external_name: Option<Arc<str>>,
+        #[serde(borrow)]
+        pub external_name: Option<Text<'a>>,
         pub publish_not_ready_addresses: bool,
     }
 
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    pub(super) struct Port {
-        #[serde(default)]
-        pub name: Option<Arc<str>>,
+    pub(super) struct Port<'a> {
+        #[serde(borrow, default)]
+        pub name: Option<Text<'a>>,
         #[serde(default)]
         pub protocol: Protocol,
         pub port: u16,
-        pub target_port: Option<IntOrString>,
+        #[serde(borrow)]
+        pub target_port: Option<IntOrString<'a>>,
         #[serde(default)]
         pub node_port: u16,
     }
 
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    pub(super) enum IntOrString {
+    pub(super) enum IntOrString<'a> {
         Int(u16),
-        String(Arc<str>),
+        String(Cow<'a, str>),
+    }
+
+    impl<'de: 'a, 'a> Deserialize<'de> for IntOrString<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Reader;
+            impl<'de> Visitor<'de> for Reader {
+                type Value = IntOrString<'de>;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a port number or name")
+                }
+
+                fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                    let number = u16::try_from(number);
+                    number.map(IntOrString::Int).map_err(|_| E::custom("a port is below 65536"))
+                }
+
+                fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                    Ok(IntOrString::String(Cow::Borrowed(name)))
+                }
+
+                fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                    Ok(IntOrString::String(Cow::Owned(name.to_owned())))
+                }
+            }
+            deserializer.deserialize_any(Reader)
+        }
     }
 
     #[derive(Default, Deserialize)]
@@ -235,29 +278,32 @@ mod wire {
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    pub(super) struct Status {
-        pub load_balancer: LoadBalancer,
+    pub(super) struct Status<'a> {
+        #[serde(borrow)]
+        pub load_balancer: LoadBalancer<'a>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    pub(super) struct LoadBalancer {
-        pub ingress: Vec<Ingress>,
+    pub(super) struct LoadBalancer<'a> {
+        #[serde(borrow)]
+        pub ingress: Vec<Ingress<'a>>,
     }
 
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    pub(super) struct Ingress {
-        pub ip: Option<String>,
+    pub(super) struct Ingress<'a> {
+        #[serde(borrow)]
+        pub ip: Option<Text<'a>>,
         pub ip_mode: Option<IpMode>,
     }
 }
 
-impl From<wire::Service> for Service {
-    fn from(wire: wire::Service) -> Self {
-        let wire::Service { metadata: meta, spec, status } = wire;
+impl From<on_wire::Service<'_>> for Service {
+    fn from(wire: on_wire::Service<'_>) -> Self {
+        let on_wire::Service { metadata, spec, status } = wire;
         let headless = spec.cluster_ip.as_deref() == Some("None")
-            || spec.cluster_ips.first().is_some_and(|ip| ip == "None");
+            || spec.cluster_ips.first().is_some_and(|ip| **ip == *"None");
         let mut cluster_ips: Vec<IpAddr> =
             spec.cluster_ips.iter().filter_map(|ip| parse_ip(ip)).collect();
         if cluster_ips.is_empty() {
@@ -271,15 +317,16 @@ impl From<wire::Service> for Service {
             ),
             _ => SessionAffinity::None,
         };
-        let ports = spec.ports.into_iter().filter_map(port).collect();
+        let ports = spec.ports.iter().filter_map(port).collect();
         Service {
-            meta,
+            meta: Meta::of(&metadata, |key| key == PROXY_NAME_LABEL),
+            annotations: Labels::of(&metadata.annotations, |key| key.starts_with(OWN_ANNOTATIONS)),
             service_type: spec.service_type,
             headless,
             cluster_ips,
             ip_families: spec.ip_families,
             ports,
-            selector: spec.selector.unwrap_or_default(),
+            selector: Labels::of(&spec.selector, |_| true),
             external_ips: spec.external_ips.iter().filter_map(|ip| parse_ip(ip)).collect(),
             load_balancer: status
                 .load_balancer
@@ -296,22 +343,24 @@ impl From<wire::Service> for Service {
             internal_traffic_policy: spec.internal_traffic_policy.unwrap_or_default(),
             health_check_node_port: NonZeroU16::new(spec.health_check_node_port),
             session_affinity,
-            external_name: spec.external_name,
+            external_name: spec.external_name.as_deref().map(Arc::from),
             publish_not_ready_addresses: spec.publish_not_ready_addresses,
         }
     }
 }
 
 /// A port 0 can't be programmed and is dropped; an absent target is the port itself.
-fn port(wire: wire::Port) -> Option<ServicePort> {
+fn port(wire: &on_wire::Port<'_>) -> Option<ServicePort> {
     let port = NonZeroU16::new(wire.port)?;
-    let target_port = match wire.target_port {
-        Some(wire::IntOrString::Int(number)) if number != 0 => TargetPort::Number(number),
-        Some(wire::IntOrString::String(name)) if !name.is_empty() => TargetPort::Name(name),
+    let target_port = match &wire.target_port {
+        Some(on_wire::IntOrString::Int(number)) if *number != 0 => TargetPort::Number(*number),
+        Some(on_wire::IntOrString::String(name)) if !name.is_empty() => {
+            TargetPort::Name(shared(name))
+        }
         _ => TargetPort::Number(port.get()),
     };
     Some(ServicePort {
-        name: wire.name.unwrap_or_default(),
+        name: shared(wire.name.as_deref().unwrap_or_default()),
         protocol: wire.protocol,
         port,
         target_port,

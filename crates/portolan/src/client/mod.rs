@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of what the objects mean; start reading at [`Watch`].
 
+mod answer;
 mod backoff;
 mod connect;
 mod error;
@@ -16,7 +17,7 @@ pub(crate) use connect::{connect, connect_to, wait_for};
 pub(crate) use error::Error;
 pub(crate) use events::{Recorder, Severity, reference};
 pub(crate) use model_feed::feed;
-pub(crate) use watch::{Change, Source, Versioned, Watch};
+pub(crate) use watch::{Change, Page, Source, Step, Watch, Watched};
 pub(crate) use write::{
     ApiObject, create, delete, get, patch, patch_status, post_subresource, put_finalized, replace,
 };

@@ -7,7 +7,7 @@ use model::object::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCidr};
 use model::{Event, Kind, Object};
 use tokio::sync::mpsc;
 
-use super::{Change, Client, Source, Versioned, Watch};
+use super::{Client, Page, Source, Step, Watch, Watched};
 
 /// Watches `kind` and sends what happens to `events` until its receiver is gone.
 ///
@@ -52,19 +52,22 @@ pub(crate) async fn feed(
     }
 }
 
-async fn run<T: Versioned>(
+async fn run<T: Watched>(
     mut watch: Watch<T>,
     kind: Kind,
     wrap: fn(T) -> Object,
     events: mpsc::Sender<Event>,
 ) {
     loop {
-        let event = match watch.next().await {
-            Change::Listed { objects, .. } => {
-                Event::Listed(kind, objects.into_iter().map(wrap).collect())
-            }
-            Change::Put(object) => Event::Put(wrap(object)),
-            Change::Removed(object) => Event::Removed(kind, wrap(object).name()),
+        let event = match watch.next_step().await {
+            Step::Page { is_first, objects, version } => Event::Listed {
+                kind,
+                objects: objects.into_iter().map(wrap).collect(),
+                is_first,
+                is_last: version.is_some(),
+            },
+            Step::Put(object) => Event::Put(wrap(object)),
+            Step::Removed(object) => Event::Removed(kind, wrap(object).name()),
         };
         if events.send(event).await.is_err() {
             return;
@@ -72,14 +75,18 @@ async fn run<T: Versioned>(
     }
 }
 
-macro_rules! versioned {
+macro_rules! watched {
     ($($kind:ty),*) => {$(
-        impl Versioned for $kind {
-            fn version(&self) -> &str {
-                &self.meta.resource_version
+        impl Watched for $kind {
+            fn read(json: &str) -> serde_json::Result<Self> {
+                serde_json::from_str(json)
+            }
+
+            fn read_page(json: &[u8]) -> Option<serde_json::Result<Page<Self>>> {
+                Some(serde_json::from_slice(json))
             }
         }
     )*};
 }
 
-versioned!(Service, EndpointSlice, Node, Pod, Namespace, ServiceCidr);
+watched!(Service, EndpointSlice, Node, Pod, Namespace, ServiceCidr);

@@ -3,20 +3,19 @@
 //! Holds no objects, only the version reached. Every change after the list is delivered once and in
 //! order; after a lost connection the watch goes on from the last version, and when the server no
 //! longer has that version (410 Gone), everything is listed again.
+//!
+//! Objects are read straight from the bytes of an answer: there may be hundreds of megabytes of them.
 
-use std::marker::PhantomData;
-use std::pin::Pin;
+use std::borrow::Cow;
 use std::time::Duration;
 
-use futures_util::stream::{Stream, StreamExt};
 use k8s_openapi::Resource;
 use kube::core::params::{ListParams, WatchParams};
-use kube::core::{Request, WatchEvent};
+use kube::core::{Request, Status};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::answer::{Lines, ask, ask_lines};
 use super::{Backoff, Client};
 
 /// Objects asked for in one page of a list.
@@ -51,14 +50,15 @@ impl Source {
     }
 }
 
-/// Anything with a `resourceVersion`: slim or whole objects.
-pub(crate) trait Versioned: Clone + DeserializeOwned + Send + 'static {
-    /// `metadata.resourceVersion`, opaque.
-    fn version(&self) -> &str;
+/// What can be watched: slim or whole objects.
+pub(crate) trait Watched: Sized + Send + 'static {
+    /// Reads an object.
+    fn read(json: &str) -> serde_json::Result<Self>;
 
-    /// Reads an object of a list, of which there may be many.
-    fn read(json: &str) -> serde_json::Result<Self> {
-        serde_json::from_str(json)
+    /// Reads a page of a list in one go, for kinds of which there are many; one object that can't be
+    /// read fails it. `None` if such pages are read object by object.
+    fn read_page(_json: &[u8]) -> Option<serde_json::Result<Page<Self>>> {
+        None
     }
 }
 
@@ -78,24 +78,51 @@ pub(crate) enum Change<T> {
     Removed(T),
 }
 
-type Events = Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<Value>>> + Send>>;
+/// What is new, with lists page by page, so that no more than one page is in memory.
+#[derive(Debug, Clone)]
+pub(crate) enum Step<T> {
+    /// A page of everything there is.
+    Page {
+        /// The list begins; one that had begun before is given up.
+        is_first: bool,
+        /// Objects of it.
+        objects: Vec<T>,
+        /// The list ends, and this is its version.
+        version: Option<String>,
+    },
+    /// An object was added or changed.
+    Put(T),
+    /// An object was deleted, or stopped matching the selectors: its last state.
+    Removed(T),
+}
 
 /// A list and the watch that follows it.
 pub(crate) struct Watch<T> {
     client: Client,
     source: Source,
+    /// Where a list that has begun goes on.
+    next_page: Option<String>,
+    /// Objects of earlier pages, for who wants lists as a whole.
+    listed: Vec<T>,
     /// Version reached; `None` asks for a list.
     version: Option<String>,
-    events: Option<Events>,
+    events: Option<Lines>,
     backoff: Backoff,
-    objects: PhantomData<fn() -> T>,
 }
 
-impl<T: Versioned> Watch<T> {
+impl<T: Watched> Watch<T> {
     /// Makes no request yet.
     pub(crate) fn new(client: Client, source: Source) -> Self {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        Self { client, source, version: None, events: None, backoff, objects: PhantomData }
+        Self {
+            client,
+            source,
+            next_page: None,
+            listed: Vec::new(),
+            version: None,
+            events: None,
+            backoff,
+        }
     }
 
     /// Waits for the next change; failures are logged and tried again for as long as it takes.
@@ -103,14 +130,36 @@ impl<T: Versioned> Watch<T> {
     /// Cancel safe: dropping the future loses no change.
     pub(crate) async fn next(&mut self) -> Change<T> {
         loop {
-            let Some(version) = self.version.clone() else {
-                match list(&self.client, &self.source).await {
-                    Ok((objects, version)) => {
-                        self.version = Some(version.clone());
-                        self.backoff.reset();
+            match self.next_step().await {
+                Step::Put(object) => return Change::Put(object),
+                Step::Removed(object) => return Change::Removed(object),
+                Step::Page { is_first, mut objects, version } => {
+                    if is_first {
+                        self.listed.clear();
+                    }
+                    self.listed.append(&mut objects);
+                    if let Some(version) = version {
+                        let objects = std::mem::take(&mut self.listed);
                         return Change::Listed { objects, version };
                     }
-                    Err(error) => self.wait("list", &error).await,
+                }
+            }
+        }
+    }
+
+    /// As [`Watch::next`], with lists page by page.
+    ///
+    /// Cancel safe, too.
+    pub(crate) async fn next_step(&mut self) -> Step<T> {
+        loop {
+            let Some(version) = self.version.clone() else {
+                match page(&self.client, &self.source, self.next_page.as_deref()).await {
+                    Ok(page) => return self.take_page(page),
+                    Err(error) => {
+                        // A list can't be continued for long: it begins anew.
+                        self.next_page = None;
+                        self.wait("list", &error).await;
+                    }
                 }
                 continue;
             };
@@ -122,50 +171,59 @@ impl<T: Versioned> Watch<T> {
                 continue;
             };
             match events.next().await {
-                Some(Ok(event)) => {
-                    if let Some(change) = self.take(event).await {
-                        return change;
+                Ok(Some(line)) => {
+                    if let Some(step) = self.take(&line).await {
+                        return step;
                     }
                 }
-                // One event that can't be read must not stop the others.
-                Some(Err(kube::Error::SerdeError(error))) => {
-                    tracing::warn!(path = self.source.path, %error, "unreadable event is skipped");
-                }
-                Some(Err(error)) => self.failed(error).await,
-                None => {
+                Ok(None) => {
                     self.events = None;
                     // A server that ends every watch at once must not be asked in a tight loop.
                     tokio::time::sleep(self.backoff.advance()).await;
                 }
+                Err(error) => self.failed(error).await,
             }
         }
     }
 
-    async fn take(&mut self, event: WatchEvent<Value>) -> Option<Change<T>> {
-        let change: fn(T) -> Change<T> = match &event {
-            WatchEvent::Deleted(_) => Change::Removed,
-            _ => Change::Put,
-        };
-        let object = match event {
-            WatchEvent::Added(object)
-            | WatchEvent::Modified(object)
-            | WatchEvent::Deleted(object) => object,
-            WatchEvent::Bookmark(bookmark) => {
-                self.version = Some(bookmark.metadata.resource_version);
-                self.backoff.reset();
+    fn take_page(&mut self, page: Page<T>) -> Step<T> {
+        self.backoff.reset();
+        let is_first = self.next_page.is_none();
+        self.next_page = page.metadata.next.filter(|token| !token.is_empty());
+        if self.next_page.is_none() {
+            self.version = Some(page.metadata.resource_version);
+        }
+        let objects = page.items.unwrap_or_default();
+        Step::Page { is_first, objects, version: self.version.clone() }
+    }
+
+    async fn take(&mut self, line: &[u8]) -> Option<Step<T>> {
+        let event: Event<'_> = match serde_json::from_slice(line) {
+            Ok(event) => event,
+            // One event that can't be read must not stop the others.
+            Err(error) => {
+                tracing::warn!(path = self.source.path, %error, "unreadable event is skipped");
                 return None;
             }
-            WatchEvent::Error(status) => {
-                self.failed(kube::Error::Api(status)).await;
-                return None;
-            }
         };
-        if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
-            self.version = Some(version.to_owned());
+        let json = event.object.get();
+        if event.kind == "ERROR" {
+            let status = serde_json::from_str(json).unwrap_or_else(|_| Status::failure(json, ""));
+            self.failed(kube::Error::Api(Box::new(status))).await;
+            return None;
+        }
+        if let Ok(head) = serde_json::from_str::<Head<'_>>(json) {
+            self.version = Some(head.metadata.resource_version.into_owned());
         }
         self.backoff.reset();
-        match T::deserialize(&object) {
-            Ok(object) => Some(change(object)),
+        let step: fn(T) -> Step<T> = match &*event.kind {
+            "ADDED" | "MODIFIED" => Step::Put,
+            "DELETED" => Step::Removed,
+            // A bookmark: the version is all it has to say.
+            _ => return None,
+        };
+        match T::read(json) {
+            Ok(object) => Some(step(object)),
             // One object that can't be read must not stop the others.
             Err(error) => {
                 tracing::warn!(path = self.source.path, %error, "unreadable object is skipped");
@@ -193,36 +251,39 @@ impl<T: Versioned> Watch<T> {
     }
 }
 
-/// Everything there is, page by page.
-async fn list<T: Versioned>(client: &Client, source: &Source) -> kube::Result<(Vec<T>, String)> {
-    let mut params = ListParams {
+/// A page of a list, from its beginning or from where an earlier one ended.
+async fn page<T: Watched>(
+    client: &Client,
+    source: &Source,
+    from: Option<&str>,
+) -> kube::Result<Page<T>> {
+    let params = ListParams {
         label_selector: source.labels.clone(),
         field_selector: source.fields.clone(),
         limit: Some(PAGE),
+        continue_token: from.map(str::to_owned),
         ..ListParams::default()
     };
-    let mut objects = Vec::new();
-    loop {
-        let request = Request::new(&source.path).list(&params);
-        let page: Page = client.request(request.map_err(kube::Error::BuildRequest)?).await?;
-        for item in page.items.unwrap_or_default() {
-            match T::read(item.get()) {
-                Ok(object) => objects.push(object),
-                Err(error) => {
-                    let path = &source.path;
-                    tracing::warn!(path, %error, "unreadable object is skipped");
-                }
-            }
-        }
-        params.continue_token = page.metadata.next.filter(|token| !token.is_empty());
-        if params.continue_token.is_none() {
-            return Ok((objects, page.metadata.resource_version));
-        }
+    let request = Request::new(&source.path).list(&params).map_err(kube::Error::BuildRequest)?;
+    let json = ask(client, request).await?;
+    if let Some(Ok(page)) = T::read_page(&json) {
+        return Ok(page);
     }
+    // Read one by one, because one may be unreadable.
+    let page: Page<&RawValue> = serde_json::from_slice(&json).map_err(kube::Error::SerdeError)?;
+    let read = |item: &RawValue| match T::read(item.get()) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            tracing::warn!(path = source.path, %error, "unreadable object is skipped");
+            None
+        }
+    };
+    let items = page.items.unwrap_or_default().into_iter().filter_map(read).collect();
+    Ok(Page { metadata: page.metadata, items: Some(items) })
 }
 
 /// What happens after `version`.
-async fn open(client: &Client, source: &Source, version: &str) -> kube::Result<Events> {
+async fn open(client: &Client, source: &Source, version: &str) -> kube::Result<Lines> {
     let params = WatchParams {
         label_selector: source.labels.clone(),
         field_selector: source.fields.clone(),
@@ -231,15 +292,14 @@ async fn open(client: &Client, source: &Source, version: &str) -> kube::Result<E
         send_initial_events: false,
     };
     let request = Request::new(&source.path).watch(&params, version);
-    let request = request.map_err(kube::Error::BuildRequest)?;
-    Ok(Box::pin(client.request_events::<Value>(request).await?))
+    ask_lines(client, request.map_err(kube::Error::BuildRequest)?).await
 }
 
-/// One page of a list; items are read one by one, because one may be unreadable.
+/// One page of a list.
 #[derive(Deserialize)]
-struct Page {
+pub(crate) struct Page<T> {
     metadata: PageMeta,
-    items: Option<Vec<Box<RawValue>>>,
+    items: Option<Vec<T>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -248,4 +308,27 @@ struct PageMeta {
     resource_version: String,
     #[serde(rename = "continue")]
     next: Option<String>,
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// As much of an object as the watch itself needs.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: HeadMeta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMeta<'a> {
+    #[serde(borrow)]
+    resource_version: Cow<'a, str>,
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Client, Error, Versioned};
+use super::{Client, Error, Watched};
 
 /// Name under which our writes are recorded in `managedFields`.
 const FIELD_MANAGER: &str = "portolan";
@@ -184,13 +184,9 @@ fn read<T: DeserializeOwned>(json: &Value) -> serde_json::Result<T> {
     T::deserialize(json)
 }
 
-macro_rules! versioned {
+macro_rules! watched {
     ($($kind:ty),*) => {$(
-        impl Versioned for $kind {
-            fn version(&self) -> &str {
-                self.metadata.resource_version.as_deref().unwrap_or_default()
-            }
-
+        impl Watched for $kind {
             fn read(json: &str) -> serde_json::Result<Self> {
                 read(&serde_json::from_str(json)?)
             }
@@ -198,7 +194,7 @@ macro_rules! versioned {
     )*};
 }
 
-versioned!(
+watched!(
     k8s_openapi::api::apps::v1::Deployment,
     k8s_openapi::api::apps::v1::ReplicaSet,
     k8s_openapi::api::coordination::v1::Lease,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use model::ObjectName;
 use tokio::sync::watch;
 
-use crate::client::{ApiObject, Change, Client, Source, Versioned, Watch};
+use crate::client::{ApiObject, Change, Client, Source, Watch, Watched};
 
 /// Called with the state before and after a change, on the task of the watch: it must be quick and
 /// must not block; usually it adds a key to a queue.
@@ -32,7 +32,7 @@ struct State<K> {
     deleted: HashSet<String>,
 }
 
-impl<K: ApiObject + Versioned> Cache<K> {
+impl<K: ApiObject + Watched> Cache<K> {
     pub(super) fn new() -> Self {
         let state = State { objects: BTreeMap::new(), reached: 0, deleted: HashSet::new() };
         Self {
@@ -170,7 +170,7 @@ impl<K: ApiObject + Versioned> Cache<K> {
         object.metadata_mut().managed_fields = None;
         let object = Arc::new(object);
         let old = lock(&self.state).objects.insert(object.object_name(), object.clone());
-        let same = |old: &Arc<K>| Versioned::version(&**old) == Versioned::version(&*object);
+        let same = |old: &Arc<K>| resource_version(&**old) == resource_version(&*object);
         if !old.as_ref().is_some_and(same) {
             self.tell(old.as_deref(), Some(&object));
         }
@@ -191,8 +191,13 @@ impl<K: ApiObject + Versioned> Cache<K> {
     }
 }
 
-fn version<K: Versioned>(object: &K) -> u64 {
-    number(Versioned::version(object))
+fn version<K: ApiObject>(object: &K) -> u64 {
+    number(resource_version(object))
+}
+
+/// `metadata.resourceVersion`, opaque.
+fn resource_version<K: ApiObject>(object: &K) -> &str {
+    object.metadata().resource_version.as_deref().unwrap_or_default()
 }
 
 fn number(version: &str) -> u64 {

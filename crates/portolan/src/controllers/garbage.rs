@@ -15,7 +15,7 @@ use serde_json::json;
 use super::Context;
 use super::cache::Cache;
 use super::queue::{Done, Queue};
-use crate::client::{ApiObject, Error, Versioned, delete, get, patch};
+use crate::client::{ApiObject, Error, Watched, delete, get, patch};
 
 /// On an owner that goes when its dependents have gone.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -118,7 +118,7 @@ pub(super) async fn run(context: Arc<Context>) -> Result<(), Error> {
 
 /// Has an object looked at when its owners or finalizers change, its dependents when it goes, and
 /// its owners when they may be waiting for it to go.
-fn listen<K: ApiObject + Versioned>(
+fn listen<K: ApiObject + Watched>(
     context: &Arc<Context>,
     queue: &Queue<Key>,
     kind: Kind,
@@ -175,7 +175,7 @@ fn owners(meta: &ObjectMeta) -> impl Iterator<Item = &OwnerReference> {
     meta.owner_references.iter().flatten()
 }
 
-async fn look<K: ApiObject + Versioned>(
+async fn look<K: ApiObject + Watched>(
     context: &Context,
     cache: &Cache<K>,
     name: &ObjectName,
@@ -287,7 +287,7 @@ fn judge(owners: &[(&OwnerReference, OwnerState)]) -> Verdict {
 }
 
 /// Lets an owner that is being deleted go once its dependents are dealt with.
-async fn finalize<K: ApiObject + Versioned>(
+async fn finalize<K: ApiObject + Watched>(
     context: &Context,
     cache: &Cache<K>,
     owner: &K,
@@ -335,7 +335,7 @@ async fn finalize<K: ApiObject + Versioned>(
 }
 
 /// Takes owners out of an object's references.
-async fn disown<K: ApiObject + Versioned>(
+async fn disown<K: ApiObject + Watched>(
     context: &Context,
     cache: &Cache<K>,
     object: &K,

@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use cache::Cache;
 
-use crate::client::{ApiObject, Client, Error, Recorder, Versioned};
+use crate::client::{ApiObject, Client, Error, Recorder, Watched};
 
 /// What the controllers need to know of the cluster.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ pub(crate) async fn run(client: Client, config: Config) -> Result<(), Error> {
 
 type Tasks = JoinSet<Result<(), Error>>;
 
-fn watch<K: ApiObject + Versioned>(
+fn watch<K: ApiObject + Watched>(
     tasks: &mut Tasks,
     context: &Arc<Context>,
     cache: fn(&Context) -> &Cache<K>,

@@ -138,8 +138,8 @@ pub(super) fn without_frontend(
         }
         _ if is_node => Some(at_node(world, plan, address, port, protocol)),
         _ => {
-            let slices = world.services_by_endpoint_ip(address).map(ToString::to_string);
-            let services: Vec<String> = slices.collect();
+            let slices = world.services_by_endpoint_ip(address).into_iter();
+            let services: Vec<String> = slices.map(ToString::to_string).collect();
             (!services.is_empty()).then(|| Reason {
                 code: "PodAddress",
                 text: format!("{address} is an endpoint of {}: connections to it go straight there, and no proxy is involved", services.join(", ")),
@@ -229,7 +229,7 @@ pub(super) fn without_endpoints(
     if refusal == Refusal::NoLocalEndpoints {
         return no_local(world, plan, service, id);
     }
-    let slices: Vec<_> = world.slices(&name).filter(|slice| !slice.is_headless()).collect();
+    let slices: Vec<_> = world.slices(&name).filter(|slice| !slice.is_headless).collect();
     let of_family = |slice: &&&model::object::EndpointSlice| slice.is_of(id.family);
     let endpoints = slices.iter().filter(of_family).flat_map(|slice| &slice.endpoints).count();
     let with_port = slices.iter().filter(of_family).any(|slice| {
@@ -329,10 +329,10 @@ pub(super) fn without_endpoints(
     }
     let states: Vec<String> = all
         .map(|endpoint| {
-            let who = endpoint.target_ref.as_ref().map_or_else(
-                || endpoint.address.to_string(),
-                |target| format!("{} {}", target.kind, target.name),
-            );
+            let who = match own.iter().find(|pod| pod.ips.contains(&endpoint.address)) {
+                Some(pod) => format!("Pod {}", pod.meta.name),
+                None => endpoint.address.to_string(),
+            };
             let state = match (endpoint.conditions.terminating, endpoint.conditions.serving) {
                 (true, false) => "terminating and not serving",
                 (true, true) => "terminating",

@@ -70,10 +70,15 @@ impl Settings {
 }
 
 /// The one World of this process: the agent writes, DNS reads.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct SharedWorld(Arc<RwLock<World>>);
 
 impl SharedWorld {
+    /// An empty World, in which DNS finds names by addresses.
+    fn new() -> Self {
+        Self(Arc::new(RwLock::new(World::with_endpoint_index())))
+    }
+
     /// Reads. No reader panics, and a World is whole between any two statements on it.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, World> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
@@ -109,7 +114,7 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
         Registration { name: settings.name().clone(), addresses: settings.addresses.clone() };
     tasks.spawn(registration.keep(client.clone(), ready));
 
-    let world = SharedWorld::default();
+    let world = SharedWorld::new();
     let (events, incoming) = mpsc::channel(BACKLOG);
     for kind in agent::watched_kinds(&client).await {
         tasks.spawn(client::feed(client.clone(), kind, None, events.clone()));

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::pod_events::{News, news};
-use crate::client::{self, Change, Client, Error, Recorder, Source, Versioned, Watch};
+use crate::client::{self, Change, Client, Error, Recorder, Source, Watch, Watched};
 
 /// Pause before failed writes are tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -39,7 +39,6 @@ struct Meta {
     name: String,
     namespace: String,
     uid: String,
-    resource_version: String,
     #[serde(default)]
     deletion_timestamp: Option<String>,
     #[serde(default)]
@@ -52,9 +51,9 @@ struct Status {
     phase: PodPhase,
 }
 
-impl Versioned for BoundPod {
-    fn version(&self) -> &str {
-        &self.metadata.resource_version
+impl Watched for BoundPod {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(json)
     }
 }
 

@@ -63,8 +63,6 @@ struct Waiting {
     triggered: SystemTime,
 }
 
-/// The annotation of EndpointSlices that says so.
-const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Services whose connections are told at most: those with the most.
 const MAX_SERVICES: usize = 100;
 
@@ -206,7 +204,7 @@ impl Metrics {
     /// Notes a change that a watch has told of.
     pub(super) fn note(&self, event: &Event) {
         if let Event::Put(Object::EndpointSlice(slice)) = event
-            && let Some(triggered) = slice.meta.annotations.get(TRIGGERED)
+            && let Some(triggered) = &slice.triggered
             && let Ok(triggered) = triggered.parse::<jiff::Timestamp>()
         {
             let triggered = SystemTime::from(triggered);
@@ -454,7 +452,7 @@ mod tests {
             let then = jiff::Timestamp::try_from(then).unwrap();
             let slice = json!({
                 "metadata": {"name": "web-1", "namespace": "shop",
-                             "annotations": {TRIGGERED: then.to_string()}},
+                             "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": then.to_string()}},
                 "addressType": "IPv4", "ports": [], "endpoints": [],
             });
             Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap()))

@@ -305,10 +305,10 @@ mod tests {
         for missing in kinds {
             let mut world = World::new();
             for kind in kinds.into_iter().filter(|kind| *kind != missing) {
-                world.apply(Event::Listed(kind, Vec::new()));
+                world.apply(Event::listed(kind, Vec::new()));
             }
             assert!(!is_complete(&world), "without {missing:?}");
-            world.apply(Event::Listed(missing, Vec::new()));
+            world.apply(Event::listed(missing, Vec::new()));
             assert!(is_complete(&world));
         }
     }

@@ -78,7 +78,7 @@ impl Reporter {
         let refused = group.refused_external_ips.clone();
         let known = Known {
             uid: service.meta.uid.clone(),
-            annotation: service.meta.annotations.get(&self.annotation).cloned(),
+            annotation: service.annotations.get(&self.annotation).cloned(),
             refused_external_ips: refused.clone(),
         };
         let before = self.known().insert(id.clone(), known);
