@@ -12,7 +12,7 @@ use model::{Family, Protocol};
 use plan::Group;
 
 use crate::backend::{Backend, Delta};
-use crate::nftables::layout::{Dispatch, Element, Entry, Fields, SetName, flag};
+use crate::nftables::layout::{Bytes, Dispatch, Element, Entry, Fields, SetName, flag};
 use crate::nftables::table::{Changes, Content, Table};
 use crate::{Error, Result};
 
@@ -64,14 +64,14 @@ impl Fake {
     /// What stands in the table of a family.
     pub fn content(&self, family: Family) -> Content {
         let Some((_, kernel)) = self.families.get(&family) else { return Content::default() };
-        let element = |(key, data): (&Key, &[u8])| Element {
+        let element = |(key, data): (&Key, &Bytes)| Element {
             set: key.0,
             key: key.1.clone(),
             key_end: key.2.clone(),
-            data: data.into(),
+            data: data.clone(),
         };
         Content {
-            elements: kernel.elements.iter().map(|(key, data)| element((key, &**data))).collect(),
+            elements: kernel.elements.iter().map(element).collect(),
             chains: kernel.chains.clone(),
         }
     }
@@ -146,12 +146,12 @@ impl Backend for Fake {
     }
 }
 
-type Key = (SetName, Box<[u8]>, Option<Box<[u8]>>);
+type Key = (SetName, Bytes, Option<Bytes>);
 
 /// Elements and chains with the kernel's strictness about what is there and what is not.
 #[derive(Debug, Default, Clone)]
 struct Kernel {
-    elements: BTreeMap<Key, Box<[u8]>>,
+    elements: BTreeMap<Key, Bytes>,
     chains: BTreeSet<(SetName, Dispatch)>,
 }
 
@@ -261,12 +261,12 @@ impl Kernel {
         Outcome::Forwarded { backends, masqueraded }
     }
 
-    fn entry(&self, set: SetName, key: &[u8]) -> Option<Entry> {
-        Entry::from_bytes(self.elements.get(&(set, key.into(), None))?)
+    fn entry(&self, set: SetName, key: &Bytes) -> Option<Entry> {
+        Entry::from_bytes(self.elements.get(&(set, key.clone(), None))?)
     }
 
-    fn has(&self, set: SetName, key: &[u8]) -> bool {
-        self.elements.contains_key(&(set, key.into(), None))
+    fn has(&self, set: SetName, key: &Bytes) -> bool {
+        self.elements.contains_key(&(set, key.clone(), None))
     }
 
     fn is_in_range(&self, set: SetName, ip: IpAddr) -> bool {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{
-    self, BaseChain, Batch, Chain, ChainType, Comparison, ConntrackKey, DynamicSetOperation,
-    Element, Expression, Family, FibAddress, Hook, MetaKey, Monitor, Notification, Operation,
-    Outcome, PayloadBase, Refused, Register, Rule, Set, SetValue, Table, Value, Verdict,
+    self, BaseChain, Batch, Bulk, Chain, ChainType, Comparison, ConntrackKey, DynamicSetOperation,
+    Element, ElementRef, Expression, Family, FibAddress, Hook, MetaKey, Monitor, Notification,
+    Operation, Outcome, PayloadBase, Refused, Register, Rule, Set, SetValue, Table, Value, Verdict,
 };
 
 fn in_new_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -156,9 +156,9 @@ fn what_is_written_is_read_back() {
             assert_eq!(comments, [("entry", "everything"), ("refuse", "no TCP"), ("refuse", "no")]);
 
             let mut sets = nftables::sets(&mut socket, &t).unwrap();
-            sets.sort();
+            sets.sort_by(|a, b| a.name.cmp(&b.name));
             assert_eq!(
-                sets.iter().map(|s| &**s).collect::<Vec<_>>(),
+                sets.iter().map(|s| &*s.name).collect::<Vec<_>>(),
                 ["map", "ranges", "seen", "verdicts"]
             );
             let map = nftables::elements(&mut socket, &t, "map").unwrap();
@@ -285,7 +285,8 @@ fn a_monitor_of_others_is_not_bothered_by_large_changes_of_ones_own() {
     in_new_namespace(|| {
         let mut socket = Socket::open(Protocol::Netfilter).unwrap();
         let mut everybody = Monitor::open().unwrap();
-        let mut others = Monitor::of_others(socket.port()).unwrap();
+        let (mut others, subscription) = Monitor::of_others(socket.port()).unwrap();
+        subscription.join().unwrap();
         let t = table(Family::Ipv4);
         let elements = (0..150_000u32).map(|n| Element::member(n.to_be_bytes())).collect();
         batch([
@@ -304,5 +305,91 @@ fn a_monitor_of_others_is_not_bothered_by_large_changes_of_ones_own() {
         let seen = others.notifications().unwrap();
         let port = stranger.port();
         assert!(seen.contains(&Notification::Changed { table: t, port }), "{seen:?}");
+    });
+}
+
+#[test]
+fn a_subscription_ends_and_begins_again() {
+    in_new_namespace(|| {
+        let (mut others, subscription) = Monitor::of_others(0).unwrap();
+        let mut stranger = Socket::open(Protocol::Netfilter).unwrap();
+        let mut change = |operation: fn(Table) -> Operation| {
+            batch([operation(table(Family::Ipv4))]).run(&mut stranger, None).unwrap();
+        };
+        change(Operation::AddTable);
+        assert_eq!(others.notifications().unwrap(), [], "it has not begun");
+        subscription.join().unwrap();
+        change(Operation::DeleteTable);
+        assert_eq!(others.notifications().unwrap().len(), 2);
+        subscription.leave().unwrap();
+        change(Operation::AddTable);
+        assert_eq!(others.notifications().unwrap(), []);
+    });
+}
+
+#[test]
+fn elements_go_in_by_the_hundred_thousand_and_are_found_by_their_keys() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv4);
+        batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("map", vec![4], SetValue::Data(4))),
+            Operation::AddSet(t.clone(), set("set", vec![4], SetValue::Nothing)),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        let before = nftables::generation(&mut socket).unwrap();
+        let mut bulk = Bulk::new(&mut socket, t.clone());
+        for n in 0..150_000u32 {
+            let (key, data) = (n.to_be_bytes(), (n ^ 0xffff).to_be_bytes());
+            let element = ElementRef { key: &key, key_end: None, data: &data };
+            bulk.add("map", element).unwrap();
+            if n % 1000 == 0 {
+                bulk.add("set", ElementRef { data: &[], ..element }).unwrap();
+            }
+        }
+        let transactions = bulk.finish().unwrap();
+        assert!(transactions > 1);
+        let after = nftables::generation(&mut socket).unwrap();
+        assert_eq!(after, before + transactions);
+
+        let held = nftables::sets(&mut socket, &t).unwrap();
+        for state in held {
+            let expected = if &*state.name == "map" { 150_000 } else { 150 };
+            assert!(state.elements.is_none_or(|count| count == expected), "{state:?}");
+        }
+        assert_eq!(nftables::elements(&mut socket, &t, "set").unwrap().len(), 150);
+        let keys: Vec<[u8; 4]> = [7, 149_999, 0].map(u32::to_be_bytes).into();
+        let keys = || keys.iter().map(|key| &key[..]);
+        let found = nftables::elements_with_keys(&mut socket, &t, "map", keys()).unwrap().unwrap();
+        let expected = keys().map(|key| Element::data(key, [key[0], key[1], !key[2], !key[3]]));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+        let missing = 150_000u32.to_be_bytes();
+        let keys = keys().chain([&missing[..]]);
+        assert_eq!(nftables::elements_with_keys(&mut socket, &t, "map", keys).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_bulk_says_where_it_was_refused() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let t = table(Family::Ipv4);
+        batch([
+            Operation::AddTable(t.clone()),
+            Operation::AddSet(t.clone(), set("map", vec![4], SetValue::Data(4))),
+            Operation::AddElements(t.clone(), "map".into(), vec![Element::data([1; 4], [1; 4])]),
+        ])
+        .run(&mut socket, None)
+        .unwrap();
+        let mut add = |data: &[u8]| {
+            let mut bulk = Bulk::new(&mut socket, t.clone());
+            bulk.add("map", ElementRef { key: &[1; 4], key_end: None, data }).unwrap();
+            bulk.finish()
+        };
+        assert_eq!(add(&[1; 4]).unwrap(), 1, "the same again is no difference");
+        let refused = add(&[2; 4]).unwrap_err();
+        assert!(refused.to_string().contains("add elements to ip test"), "{refused}");
     });
 }

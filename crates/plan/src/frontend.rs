@@ -247,6 +247,15 @@ impl Group {
             refused_external_ips: Vec::new(),
         }
     }
+
+    /// Gives back memory that lists have for more: groups are many, and stay as they are.
+    pub(crate) fn shrink(&mut self) {
+        self.frontends.shrink_to_fit();
+        self.sets.shrink_to_fit();
+        self.cluster_ips.shrink_to_fit();
+        self.udp_ports.shrink_to_fit();
+        self.left_out.shrink_to_fit();
+    }
 }
 
 impl Frontend {
@@ -257,6 +266,15 @@ impl Frontend {
             Origin::Node => &self.node,
             Origin::Outside => &self.outside,
         }
+    }
+}
+
+impl Frontend {
+    /// Whether connections of some origin are sent to the set of this index.
+    pub fn leads_to(&self, index: usize) -> bool {
+        let leads =
+            |action: &Action| matches!(action, Action::Forward { set, .. } if *set == index);
+        [&self.pod, &self.node, &self.outside].into_iter().any(leads)
     }
 }
 

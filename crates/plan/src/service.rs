@@ -45,6 +45,7 @@ pub fn plan_service(world: &World, node: &NodeFacts, name: &ObjectName) -> Optio
         .health_check_node_port
         .filter(|_| is_local_load_balancer(service))
         .map(|port| HealthCheck { port, local_endpoints: ready_here.len() });
+    group.shrink();
     Some(group)
 }
 

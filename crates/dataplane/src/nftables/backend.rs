@@ -6,26 +6,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
-use kernel::nftables::{self, Batch, Family, Operation, Refused};
+use kernel::nftables::{self, Batch, Family, Monitor, Operation, Refused, Subscription};
 use plan::{FrontendKey, Group, GroupId, LocalDetector};
 
-use super::family_table::{FamilyTable, HANDOVER, Held, Remembered, TABLE, table_id};
+use super::family_table::{FamilyTable, HANDOVER, TABLE, table_id};
+use super::held::Held;
 use super::layout::{Element, frontend_key};
 use super::sets::ENTRY_MAPS;
 use super::table::Table;
+use super::watch::Watcher;
 use crate::backend::{Backend, Delta};
 use crate::{Error, Result, conntrack};
 
 /// Unused chains that are kept in each table.
 const MAX_UNUSED_CHAINS: usize = 64;
 
-/// How often a restore starts again because others changed the packet filter while it was read.
+/// How often a restore starts again because others changed the packet filter meanwhile.
 const RESTORE_ATTEMPTS: usize = 5;
+
+/// A change of more elements is made while nobody here listens.
+const LARGE: usize = 2_000;
 
 /// The nftables data plane of the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct Nftables {
     socket: Socket,
+    /// Our ear for what others change, if somebody listens.
+    subscription: Option<Subscription>,
+    /// Transactions of this socket, each of which has made a generation.
+    transactions: u32,
     tables: Vec<FamilyTable>,
     /// Frontends that are gone and whose tracked connections are still to be looked at.
     gone: BTreeSet<FrontendKey>,
@@ -36,64 +45,99 @@ impl Nftables {
     pub fn open() -> Result<Self> {
         Ok(Self {
             socket: Socket::open(Protocol::Netfilter)?,
+            subscription: None,
+            transactions: 0,
             tables: Vec::new(),
             gone: BTreeSet::new(),
         })
+    }
+
+    /// Who notices when somebody else changes the tables, from the first restore on. In the calling
+    /// thread's network namespace, which has to be that of this data plane, and within a tokio
+    /// runtime.
+    pub fn watcher(&mut self) -> Result<Watcher> {
+        let (monitor, subscription) = Monitor::of_others(self.socket.port())?;
+        self.subscription = Some(subscription);
+        Watcher::new(monitor)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
 
-    /// Port of the netlink socket that makes our changes; changes by other ports are not ours.
-    pub fn port(&self) -> u32 {
-        self.socket.port()
+    /// Runs a batch and counts its transaction.
+    fn run(&mut self, batch: &Batch, generation: Option<u32>) -> Result<(), Refused> {
+        batch.run(&mut self.socket, generation)?;
+        self.transactions = self.transactions.wrapping_add(u32::from(!batch.is_empty()));
+        Ok(())
+    }
+
+    fn listen(&self) -> Result<(), Refused> {
+        Ok(self.subscription.as_ref().map_or(Ok(()), Subscription::join)?)
+    }
+
+    /// Does work that changes many elements without being told of each. That nobody else has changed
+    /// anything meanwhile is seen by the generation; else the answer is [`Refused::Stale`].
+    fn unheard<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let Some(subscription) = &self.subscription else { return work(self) };
+        subscription.leave()?;
+        let generation = nftables::generation(&mut self.socket)?;
+        let before = self.transactions;
+        let result = work(self);
+        self.listen()?;
+        let made = self.transactions.wrapping_sub(before);
+        let now = nftables::generation(&mut self.socket)?;
+        match result {
+            Ok(_) if now != generation.wrapping_add(made) => Err(Refused::Stale),
+            result => result,
+        }
     }
 
     /// Makes the kernel hold `tables`, whatever it holds now.
     fn restore_tables(&mut self, tables: &mut [FamilyTable]) -> Result<usize, Refused> {
+        self.listen()?;
+        let mut operations = 0;
         for _ in 0..RESTORE_ATTEMPTS {
             let generation = nftables::generation(&mut self.socket)?;
             let mut chains = Batch::new();
             let mut elements = Batch::new();
-            let mut replaced = Vec::new();
+            let mut missing = Vec::new();
             for table in &mut *tables {
-                let wanted = table.content.content();
-                let held = table.read(&mut self.socket)?;
-                let changes = match held {
-                    Held::Ours(held) => {
-                        let changes = held.changes_to(&wanted);
+                match table.held(&mut self.socket)? {
+                    Held::Ours(changes) => {
                         self.gone.extend(table.frontends(&changes.removed));
                         table.unused = changes.old_chains.clone();
-                        table.append_chains(&mut chains, &held.chains, &changes.new_chains);
-                        changes
+                        let mut held = table.content.chains();
+                        held.retain(|chain| !changes.new_chains.contains(chain));
+                        held.extend(&changes.old_chains);
+                        table.append_chains(&mut chains, &held, &changes.new_chains);
+                        table.append_elements(&mut elements, &changes);
                     }
-                    Held::Nothing | Held::Other => {
-                        let mut remembered = Remembered::new();
-                        if matches!(held, Held::Other) {
-                            remembered = table.remembered(&mut self.socket)?;
-                            replaced.push(table.handover());
-                        }
-                        table.append_whole(&mut elements, &remembered);
-                        continue;
-                    }
-                };
-                table.append_elements(&mut elements, &changes);
+                    Held::Nothing => missing.push((table, false)),
+                    Held::Other => missing.push((table, true)),
+                }
             }
-            // What was read is compared with the generation, and this makes one of its own.
-            let generation = generation.wrapping_add(u32::from(!replaced.is_empty()));
-            self.hand_over(replaced)?;
-            let mut operations = chains.operations().len() + elements.operations().len();
-            let outcome = chains.run(&mut self.socket, Some(generation)).and_then(|()| {
+            operations += chains.operations().len() + elements.operations().len();
+            let outcome = self.run(&chains, Some(generation)).and_then(|()| {
                 // If the first batch was not empty, it has made the next generation.
                 let generation = generation.wrapping_add(u32::from(!chains.is_empty()));
-                elements.run(&mut self.socket, Some(generation))
+                self.run(&elements, Some(generation))
             });
+            let outcome = match outcome {
+                Ok(()) if !missing.is_empty() => self.unheard(|this| this.build(missing)),
+                Ok(()) => Ok(0),
+                Err(refused) => Err(refused),
+            };
             match outcome {
+                Ok(built) => operations += built,
+                // What stands there now is read again.
                 Err(Refused::Stale) => continue,
                 Err(other) => return Err(other),
-                Ok(()) => operations += self.remove_unused(tables)?,
             }
+            operations += self.remove_unused(tables)?;
             // An earlier process may have left it.
             self.end_handover()?;
             return Ok(operations);
@@ -101,17 +145,54 @@ impl Nftables {
         Err(Refused::Stale)
     }
 
-    /// Lets other tables do the work of those that are about to be replaced.
-    fn hand_over(&mut self, tables: Vec<FamilyTable>) -> Result<(), Refused> {
-        let mut batch = Batch::new();
-        for mut table in tables {
-            // It is met only by packets that just missed the other.
-            table.append_whole(&mut batch, &Remembered::new());
+    /// Makes tables with all that is in them, in the place of what is there, which packets may meet
+    /// (`true`) or not. Answers the number of transactions.
+    fn build(&mut self, tables: Vec<(&mut FamilyTable, bool)>) -> Result<usize, Refused> {
+        let before = self.transactions;
+        for (table, is_in_use) in tables {
+            match is_in_use {
+                true => self.replace(table)?,
+                false => {
+                    self.build_inner(table)?;
+                    let mut hooks = Batch::new();
+                    table.append_hooks(&mut hooks);
+                    self.run(&hooks, None)?;
+                }
+            }
+            table.unused.clear();
         }
-        batch.run(&mut self.socket, None)
+        Ok(self.transactions.wrapping_sub(before) as usize)
     }
 
-    /// Removes what [`Nftables::hand_over`] made, if it is there.
+    /// Makes a table that packets meet anew, while another does its work.
+    fn replace(&mut self, table: &FamilyTable) -> Result<(), Refused> {
+        let stand_in = table.handover();
+        self.build_inner(&stand_in)?;
+        let mut hooks = Batch::new();
+        stand_in.append_hooks(&mut hooks);
+        stand_in.append_remembered(&mut hooks, table.remembered(&mut self.socket)?);
+        self.run(&hooks, None)?;
+
+        self.build_inner(table)?;
+        let mut hooks = Batch::new();
+        table.append_hooks(&mut hooks);
+        table.append_remembered(&mut hooks, stand_in.remembered(&mut self.socket)?);
+        self.run(&hooks, None)?;
+        self.end_handover()
+    }
+
+    /// Makes a table but for its hooks.
+    fn build_inner(&mut self, table: &FamilyTable) -> Result<(), Refused> {
+        let mut batch = Batch::new();
+        table.append_inner(&mut batch);
+        table.append_chains(&mut batch, &BTreeSet::new(), &table.content.chains());
+        self.run(&batch, None)?;
+        let transactions = table.add_elements(&mut self.socket)?;
+        self.transactions = self.transactions.wrapping_add(transactions);
+        Ok(())
+    }
+
+    /// Removes the stand-in of [`Nftables::replace`], if it is there.
     fn end_handover(&mut self) -> Result<(), Refused> {
         let mut batch = Batch::new();
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -120,7 +201,7 @@ impl Nftables {
                 batch.push(Operation::DeleteTable(table));
             }
         }
-        batch.run(&mut self.socket, None)
+        self.run(&batch, None)
     }
 
     /// Removes chains that no entry leads to, if there are many.
@@ -129,7 +210,7 @@ impl Nftables {
         for table in tables.iter_mut().filter(|table| table.unused.len() > MAX_UNUSED_CHAINS) {
             table.append_removal_of_unused(&mut batch);
         }
-        batch.run(&mut self.socket, None)?;
+        self.run(&batch, None)?;
         if !batch.is_empty() {
             for table in tables.iter_mut().filter(|table| table.unused.len() > MAX_UNUSED_CHAINS) {
                 table.unused.clear();
@@ -144,7 +225,8 @@ impl Nftables {
         let mut batch = Batch::new();
         let mut owners: BTreeMap<usize, GroupId> = BTreeMap::new();
         for mut table in empty_tables(whole) {
-            table.append_constant(&mut batch);
+            table.append_inner(&mut batch);
+            table.append_hooks(&mut batch);
             if let Some(plan) = whole.node {
                 let changes = table.content.set_node(plan);
                 table.append_elements(&mut batch, &changes);
@@ -158,7 +240,7 @@ impl Nftables {
                 owners.extend((first..batch.operations().len()).map(|i| (i, id.clone())));
             }
         }
-        match batch.run(&mut self.socket, None) {
+        match self.run(&batch, None) {
             Ok(()) => Ok(Vec::new()),
             Err(Refused::Operations(refusals)) => {
                 let mut groups = BTreeMap::new();
@@ -195,10 +277,12 @@ impl Backend for Nftables {
     }
 
     fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
+        let mut tables = std::mem::take(&mut self.tables);
         let mut chains = Batch::new();
         let mut elements = Batch::new();
-        let mut replaced = Vec::new();
-        for table in &mut self.tables {
+        let mut outdated = Vec::new();
+        let mut size = 0;
+        for table in &mut tables {
             let mut present = table.content.chains();
             present.append(&mut table.unused.clone());
             let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
@@ -208,12 +292,11 @@ impl Backend for Nftables {
                 let detector = &plan.node.settings.local_detector;
                 if !have_the_same_rules(&table.detector, detector) {
                     table.detector = detector.clone();
-                    replaced.push(table.handover());
-                    let remembered = table.remembered(&mut self.socket).map_err(Error::Kernel)?;
-                    table.append_whole(&mut elements, &remembered);
+                    outdated.push((table, true));
                     continue;
                 }
             }
+            size += changes.added.len() + changes.removed.len();
             self.gone.extend(table.frontends(&changes.removed));
             let missing = changes.new_chains.difference(&present).copied().collect();
             table.append_chains(&mut chains, &present, &missing);
@@ -221,30 +304,29 @@ impl Backend for Nftables {
             table.unused.retain(|chain| !changes.new_chains.contains(chain));
             table.unused.append(&mut changes.old_chains);
         }
-        let is_replaced = !replaced.is_empty();
-        self.hand_over(replaced).map_err(failure)?;
-        chains.run(&mut self.socket, None).map_err(failure)?;
-        elements.run(&mut self.socket, None).map_err(failure)?;
-        if is_replaced {
-            self.end_handover().map_err(failure)?;
-        }
-        let mut tables = std::mem::take(&mut self.tables);
-        let removed = self.remove_unused(&mut tables).map_err(failure);
+        let run = |this: &mut Self| {
+            this.run(&chains, None)?;
+            this.run(&elements, None)?;
+            this.build(outdated)
+        };
+        let is_large = size > LARGE || change.node.is_some();
+        let outcome = if is_large { self.unheard(run) } else { run(self) };
+        let built = outcome.map_err(failure)?;
+        let removed = self.remove_unused(&mut tables).map_err(failure)?;
         self.tables = tables;
-        Ok(chains.operations().len() + elements.operations().len() + removed?)
+        Ok(chains.operations().len() + elements.operations().len() + built + removed)
     }
 
     fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>> {
         let mut differences = Vec::new();
         for table in wanted_tables(whole) {
             let name = format!("table {} {TABLE}", table.family());
-            match table.read(&mut self.socket)? {
+            match table.held(&mut self.socket)? {
                 Held::Nothing => differences.push(format!("{name} is missing")),
                 Held::Other => {
                     differences.push(format!("{name} has other sets, chains or rules than ours"));
                 }
-                Held::Ours(held) => {
-                    let changes = held.changes_to(&table.content.content());
+                Held::Ours(changes) => {
                     let family = table.content.family();
                     let say = |what: &str, element: &Element| {
                         format!("{name}: {what}: {}", describe(element, family))
@@ -273,7 +355,7 @@ impl Backend for Nftables {
             }
         }
         self.tables.clear();
-        batch.run(&mut self.socket, None).map_err(failure)?;
+        self.run(&batch, None).map_err(failure)?;
         self.end_handover().map_err(failure)
     }
 }
@@ -318,7 +400,8 @@ fn wanted_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
         if let Some(plan) = whole.node {
             table.content.set_node(plan);
         }
-        table.content.set_groups(whole.groups.iter().map(|(id, group)| (id, group.as_ref())));
+        let groups = whole.groups.iter().filter_map(|(id, group)| Some((id, group.as_ref()?)));
+        table.content.fill(groups);
     }
     tables
 }

@@ -22,6 +22,7 @@ impl Nftables {
                 continue;
             }
             let frontends = self.frontend_keys(&table)?;
+            let has = |key: Fields| frontends.contains(&*key.finish());
             for transport in [Transport::Tcp, Transport::Udp] {
                 let filter = Filter::all(family, transport);
                 let is_ours = |entry: &Entry| {
@@ -29,10 +30,8 @@ impl Nftables {
                         (entry.original.destination.ip(), entry.original.destination.port());
                     let number = [entry.transport.number()];
                     entry.reply.source != entry.original.destination
-                        && (frontends.contains(
-                            &Fields::new().ip(address).bytes(&number).port(port).finish(),
-                        ) || frontends
-                            .contains(&Fields::new().bytes(&number).port(port).finish()))
+                        && (has(Fields::new().ip(address).bytes(&number).port(port))
+                            || has(Fields::new().bytes(&number).port(port)))
                 };
                 forgotten += kernel::conntrack::delete_stale(self.socket(), &filter, is_ours)?;
             }

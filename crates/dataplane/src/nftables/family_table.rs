@@ -1,18 +1,19 @@
-//! Our table of one family in the kernel: how it is made, read and changed, as operations for a batch.
+//! Our table of one family in the kernel: how it is made and changed, as operations for a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kernel::netlink::Socket;
 use kernel::nftables::{
-    self, BaseChain, Batch, Chain, ChainType, Family, Hook, Name, Operation, Rule, Verdict,
+    self, BaseChain, Batch, Bulk, Chain, ChainType, ElementRef, Family, Hook, Operation, Refused,
+    Rule, Verdict,
 };
 use plan::{FrontendKey, LocalDetector};
 
 use super::layout::{Dispatch, Element, SetName, frontend_key};
-use super::rules::{self, REFUSALS, RuleChain, Rules, SOURCES, affinity_map, dispatch_map};
-use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, from_kernel, to_kernel};
-use super::table::{Changes, Content, Table};
+use super::rules::{self, RuleChain, Rules, affinity_map, dispatch_map};
+use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, to_kernel};
+use super::table::{Changes, Table};
 
 /// Name of our table in each family.
 pub const TABLE: &str = "portolan";
@@ -36,16 +37,6 @@ pub(super) struct FamilyTable {
 
 /// Clients with affinity and their endpoints, by timeout in seconds.
 pub(super) type Remembered = BTreeMap<u32, Vec<nftables::Element>>;
-
-/// What the kernel holds of a table.
-pub(super) enum Held {
-    /// There is none.
-    Nothing,
-    /// One that we would make otherwise: another version's, or changed by others.
-    Other,
-    /// One that differs from ours in its content at most.
-    Ours(Content),
-}
 
 impl FamilyTable {
     pub(super) fn family(&self) -> Family {
@@ -77,8 +68,9 @@ impl FamilyTable {
         Some(base)
     }
 
-    /// Appends the making of the table with all that is always in it, in the place of what is there.
-    pub(super) fn append_constant(&self, batch: &mut Batch) {
+    /// Appends the making of the table with all that is always in it, in the place of what is there,
+    /// but for its hooks: no packet meets it.
+    pub(super) fn append_inner(&self, batch: &mut Batch) {
         let table = || self.id.clone();
         // A table has to exist to be deleted, and the deletion is part of the same transaction.
         batch.push(Operation::AddTable(table()));
@@ -88,9 +80,10 @@ impl FamilyTable {
             batch.push(Operation::AddSet(table(), set));
         }
         let chains = self.rules().constant_chains();
-        for chain in &chains {
-            let base = self.base_chain(&chain.name);
-            batch.push(Operation::AddChain(table(), Chain { name: chain.name.clone(), base }));
+        let inner = chains.into_iter().filter(|chain| self.base_chain(&chain.name).is_none());
+        let inner: Vec<RuleChain> = inner.collect();
+        for RuleChain { name, .. } in &inner {
+            batch.push(Operation::AddChain(table(), Chain { name: name.clone(), base: None }));
         }
         for (map, key, verdict) in rules::constant_verdicts() {
             let element = nftables::Element::verdict(key.to_ne_bytes(), verdict);
@@ -101,26 +94,40 @@ impl FamilyTable {
             let none = nftables::Element::verdict(Dispatch::NONE.to_bytes(), Verdict::Accept);
             batch.push(Operation::AddElements(table(), dispatch_map(map), vec![none]));
         }
-        for chain in chains {
+        for chain in inner {
             push_rules(batch, &self.id, chain);
         }
     }
 
-    /// Appends the making of the table with its whole content, in the place of what is there, all in
-    /// one transaction.
-    pub(super) fn append_whole(&mut self, batch: &mut Batch, remembered: &Remembered) {
-        self.unused.clear();
-        self.append_constant(batch);
-        let all = Content::default().changes_to(&self.content.content());
-        self.append_chains(batch, &BTreeSet::new(), &all.new_chains);
-        self.append_elements(batch, &all);
-        for seconds in timeouts(&all.new_chains) {
-            let clients = remembered.get(&seconds).cloned().unwrap_or_default();
-            if !clients.is_empty() {
-                let map = affinity_map(seconds);
-                batch.push(Operation::AddElements(self.id.clone(), map, clients));
-            }
+    /// Appends the hooks: from now on packets meet the table.
+    pub(super) fn append_hooks(&self, batch: &mut Batch) {
+        for chain in self.rules().constant_chains() {
+            let Some(base) = self.base_chain(&chain.name) else { continue };
+            let name = chain.name.clone();
+            batch.push(Operation::AddChain(self.id.clone(), Chain { name, base: Some(base) }));
+            push_rules(batch, &self.id, chain);
         }
+    }
+
+    /// Appends clients and their endpoints, as far as there are chains for them.
+    pub(super) fn append_remembered(&self, batch: &mut Batch, remembered: Remembered) {
+        let known = timeouts(&self.content.chains());
+        for (seconds, clients) in remembered.into_iter().filter(|(s, _)| known.contains(s)) {
+            let map = affinity_map(seconds);
+            batch.push(Operation::AddElements(self.id.clone(), map, clients));
+        }
+    }
+
+    /// Adds every element to the table in the kernel, whose chains have to be there. Answers the
+    /// number of transactions.
+    pub(super) fn add_elements(&self, socket: &mut Socket) -> Result<u32, Refused> {
+        let mut bulk = Bulk::new(socket, self.id.clone());
+        self.content.try_for_each(|element| {
+            let Element { set, key, key_end, data } = &element;
+            bulk.add(set.as_str(), ElementRef { key, key_end: key_end.as_deref(), data })?;
+            Ok::<_, Refused>(true)
+        })?;
+        bulk.finish()
     }
 
     /// The clients that the table in the kernel knows and their endpoints, as far as our maps can
@@ -136,7 +143,7 @@ impl FamilyTable {
         let mut remembered = Remembered::new();
         for seconds in timeouts(&self.content.chains()) {
             let map = affinity_map(seconds);
-            if nftables::sets(socket, &self.id)?.contains(&map) {
+            if nftables::sets(socket, &self.id)?.iter().any(|set| set.name == map) {
                 let mut clients = nftables::elements(socket, &self.id, &map)?;
                 clients.retain(fits);
                 remembered.insert(seconds, clients);
@@ -194,97 +201,6 @@ impl FamilyTable {
             batch.push(Operation::DeleteSet(table(), affinity_map(*seconds)));
         }
     }
-
-    /// What the kernel holds.
-    pub(super) fn read(&self, socket: &mut Socket) -> Result<Held, kernel::Error> {
-        if !nftables::table_exists(socket, &self.id)? {
-            return Ok(Held::Nothing);
-        }
-        Ok(self.read_content(socket)?.map_or(Held::Other, Held::Ours))
-    }
-
-    /// What the table holds; `None` if its constant part is not ours.
-    pub(super) fn read_content(
-        &self,
-        socket: &mut Socket,
-    ) -> Result<Option<Content>, kernel::Error> {
-        let mut content = Content::default();
-        for set in ENTRY_MAPS {
-            for element in nftables::elements(socket, &self.id, &dispatch_map(set))? {
-                let Some(dispatch) = element.key.as_ref().try_into().ok().map(Dispatch::from_bytes)
-                else {
-                    return Ok(None);
-                };
-                if dispatch != Dispatch::NONE {
-                    if dispatch_element(set, dispatch) != element {
-                        return Ok(None);
-                    }
-                    content.chains.insert((set, dispatch));
-                }
-            }
-        }
-        if !self.is_intact(socket, &content.chains)? {
-            return Ok(None);
-        }
-        for set in SetName::ALL {
-            for element in nftables::elements(socket, &self.id, set.as_str())? {
-                let Some(element) = from_kernel(set, element) else { return Ok(None) };
-                content.elements.insert(element);
-            }
-        }
-        Ok(Some(content))
-    }
-
-    /// Whether sets, constant verdicts, chains and rules are those that we make.
-    pub(super) fn is_intact(
-        &self,
-        socket: &mut Socket,
-        choosing: &BTreeSet<(SetName, Dispatch)>,
-    ) -> Result<bool, kernel::Error> {
-        let mut chains = self.rules().constant_chains();
-        chains.extend(choosing.iter().map(|(set, d)| self.rules().choosing_chain(*set, *d)));
-
-        let mut sets: BTreeSet<Name> =
-            constant_sets(self.family()).into_iter().map(|set| set.name).collect();
-        sets.extend(timeouts(choosing).into_iter().map(affinity_map));
-        let held: BTreeSet<Name> = nftables::sets(socket, &self.id)?.into_iter().collect();
-        if held != sets {
-            return Ok(false);
-        }
-
-        let wanted: BTreeMap<Name, Option<BaseChain>> =
-            chains.iter().map(|chain| (chain.name.clone(), base_chain(&chain.name))).collect();
-        let held = nftables::chains(socket, &self.id)?;
-        if held.into_iter().map(|chain| (chain.name, chain.base)).collect::<BTreeMap<_, _>>()
-            != wanted
-        {
-            return Ok(false);
-        }
-
-        for map in [REFUSALS, SOURCES] {
-            let of_map = rules::constant_verdicts().into_iter().filter(|(name, ..)| *name == map);
-            let wanted: BTreeSet<nftables::Element> = of_map
-                .map(|(_, key, verdict)| nftables::Element::verdict(key.to_ne_bytes(), verdict))
-                .collect();
-            let held = nftables::elements(socket, &self.id, map)?;
-            if held.into_iter().collect::<BTreeSet<_>>() != wanted {
-                return Ok(false);
-            }
-        }
-
-        // Rules are known by their comments, which carry a hash of what they do.
-        let mut wanted: BTreeMap<Name, Vec<Option<String>>> = BTreeMap::new();
-        for chain in &chains {
-            let comments = chain.rules.iter().map(|rule| Some(comment(rule))).collect();
-            wanted.insert(chain.name.clone(), comments);
-        }
-        let mut held: BTreeMap<Name, Vec<Option<String>>> =
-            chains.into_iter().map(|chain| (chain.name, Vec::new())).collect();
-        for rule in nftables::rules(socket, &self.id)? {
-            held.entry(rule.chain).or_default().push(rule.comment);
-        }
-        Ok(held == wanted)
-    }
 }
 
 pub(super) fn table_id(family: Family) -> nftables::Table {
@@ -299,20 +215,20 @@ fn push_rules(batch: &mut Batch, table: &nftables::Table, chain: RuleChain) {
 }
 
 /// A rule's comment: a hash of its expressions, so that a rule of another version is noticed.
-fn comment(rule: &[nftables::Expression]) -> String {
+pub(super) fn comment(rule: &[nftables::Expression]) -> String {
     let mut hasher = DefaultHasher::new();
     rule.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
-fn dispatch_element(set: SetName, dispatch: Dispatch) -> nftables::Element {
+pub(super) fn dispatch_element(set: SetName, dispatch: Dispatch) -> nftables::Element {
     let chain = rules::dispatch_chain(set, dispatch);
     // A chain that finds no backend comes back, and the maps are asked again.
     nftables::Element::verdict(dispatch.to_bytes(), Verdict::Jump(chain))
 }
 
 /// The hook of a chain; `None` if packets come from other chains only.
-fn base_chain(name: &str) -> Option<BaseChain> {
+pub(super) fn base_chain(name: &str) -> Option<BaseChain> {
     let (chain_type, hook, priority) = match name {
         "prerouting" => (ChainType::Nat, Hook::Prerouting, -100),
         "output" => (ChainType::Nat, Hook::Output, -100),
@@ -326,7 +242,7 @@ fn base_chain(name: &str) -> Option<BaseChain> {
 }
 
 /// The affinity timeouts of chains, in seconds.
-fn timeouts(chains: &BTreeSet<(SetName, Dispatch)>) -> BTreeSet<u32> {
+pub(super) fn timeouts(chains: &BTreeSet<(SetName, Dispatch)>) -> BTreeSet<u32> {
     chains.iter().map(|(_, dispatch)| dispatch.affinity).filter(|seconds| *seconds != 0).collect()
 }
 

@@ -16,6 +16,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
+use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use model::{Family, Protocol};
 use plan::{FrontendAddress, FrontendKey, PortId, Scope, SetId};
@@ -89,6 +90,11 @@ impl SetName {
     }
 }
 
+/// Bytes of a key or of data: at most an IPv6 address with protocol, port and another address.
+///
+/// Held in place: there are elements by the million in the making, and few of them at a time.
+pub type Bytes = ArrayVec<u8, 40>;
+
 /// One element of a set or map, as bytes. Every field of a key or of data is padded to 4 bytes, as
 /// nftables' registers are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,11 +102,11 @@ pub struct Element {
     /// The set it belongs to.
     pub set: SetName,
     /// Key; of an interval, its first value.
-    pub key: Box<[u8]>,
+    pub key: Bytes,
     /// Last value of an interval, inclusive; `None` for a plain key.
-    pub key_end: Option<Box<[u8]>>,
+    pub key_end: Option<Bytes>,
     /// Data, empty for sets.
-    pub data: Box<[u8]>,
+    pub data: Bytes,
 }
 
 /// What a frontend's element says.
@@ -226,18 +232,20 @@ fn port_number(port: &PortId) -> u64 {
 
 /// Concatenates fields, each padded with zeros to a multiple of 4 bytes.
 #[derive(Debug, Default)]
-pub struct Fields(Vec<u8>);
+pub struct Fields(Bytes);
 
 impl Fields {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self(Vec::with_capacity(24))
+        Self::default()
     }
 
     /// Adds bytes.
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.0.extend(bytes.iter().copied());
+        while self.0.len() % 4 != 0 {
+            self.0.push(0);
+        }
         self
     }
 
@@ -265,8 +273,8 @@ impl Fields {
     }
 
     /// The bytes.
-    pub fn finish(self) -> Box<[u8]> {
-        self.0.into_boxed_slice()
+    pub fn finish(self) -> Bytes {
+        self.0
     }
 }
 
@@ -300,7 +308,7 @@ pub fn range_element(set: SetName, range: &IpNet) -> Element {
         set,
         key: Fields::new().ip(range.network()).bytes(&[0]).finish(),
         key_end: Some(Fields::new().ip(range.broadcast()).bytes(&[u8::MAX]).finish()),
-        data: Box::default(),
+        data: Bytes::new(),
     }
 }
 

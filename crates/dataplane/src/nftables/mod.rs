@@ -2,11 +2,13 @@
 //!
 //! [`layout`] says what stands in the table, [`render`] turns a plan into it, [`table`] finds the
 //! change from one content to the next, [`rules`] are the few rules that execute it. All four are
-//! pure; `family_table` makes and reads it in the kernel, and [`Nftables`] says in which transactions.
+//! pure; `family_table` makes it in the kernel, `held` compares it with what is there, and [`Nftables`]
+//! says in which transactions.
 
 mod backend;
 mod connections;
 mod family_table;
+mod held;
 pub mod layout;
 pub mod render;
 pub mod rules;
@@ -17,4 +19,4 @@ mod watch;
 pub use backend::Nftables;
 pub use family_table::TABLE;
 pub use rules::NODE_PORTS;
-pub use watch::watch;
+pub use watch::Watcher;

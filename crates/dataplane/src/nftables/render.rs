@@ -12,7 +12,9 @@ use plan::{
     Origin,
 };
 
-use super::layout::{Dispatch, Element, Entry, Fields, SetName, flag, range_element, set_number};
+use super::layout::{
+    Bytes, Dispatch, Element, Entry, Fields, SetName, flag, range_element, set_number,
+};
 
 /// What a group puts into the table of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +36,10 @@ pub fn render_group(group: &Group, family: Family) -> Rendered {
     let affine = |set: &plan::EndpointSet| {
         group.frontends.iter().any(|f| f.port == set.id.port && f.affinity.is_some())
     };
-    for set in group.sets.iter().filter(|set| set.id.port.family == family) {
+    for (_, set) in group.sets.iter().enumerate().filter(|(index, set)| {
+        // One that lost its frontends to another group is led to by nobody.
+        set.id.port.family == family && group.frontends.iter().any(|f| f.leads_to(*index))
+    }) {
         let number = set_number(&set.id).to_ne_bytes();
         let members = affine(set);
         for (index, backend) in (0..Dispatch::MAX_BACKENDS).zip(&set.backends) {
@@ -104,7 +109,7 @@ fn render_frontend(out: &mut Rendered, group: &Group, frontend: &Frontend) {
             set,
             key: key.clone(),
             key_end: None,
-            data: entry.to_bytes().into(),
+            data: entry.to_bytes().into_iter().collect(),
         });
     };
     let inside = entry(group, frontend, Origin::Pod, Origin::Node);
@@ -133,12 +138,12 @@ fn render_frontend(out: &mut Rendered, group: &Group, frontend: &Frontend) {
         out.elements.push(plain(SetName::Guarded, key.clone()));
         // The kernel refuses ranges that overlap.
         for range in IpNet::aggregate(sources) {
-            let with = |ip| [&*key, &*Fields::new().ip(ip).finish()].concat().into_boxed_slice();
+            let with = |ip| Fields::new().bytes(&key).ip(ip).finish();
             out.elements.push(Element {
                 set: SetName::AllowedSources,
                 key: with(range.network()),
                 key_end: Some(with(range.broadcast())),
-                data: Box::default(),
+                data: Bytes::new(),
             });
         }
     }
@@ -178,7 +183,7 @@ fn is_same_but_source(a: Entry, b: Entry) -> bool {
     (a.dispatch, a.set, a.flags & flag::REFUSED) == (b.dispatch, b.set, b.flags & flag::REFUSED)
 }
 
-fn frontend_bytes(key: &FrontendKey) -> Box<[u8]> {
+fn frontend_bytes(key: &FrontendKey) -> Bytes {
     let fields = match key.address {
         FrontendAddress::Ip(ip) => Fields::new().ip(ip),
         FrontendAddress::AnyOfNode(_) => Fields::new(),
@@ -186,6 +191,6 @@ fn frontend_bytes(key: &FrontendKey) -> Box<[u8]> {
     fields.protocol_port(key).finish()
 }
 
-fn plain(set: SetName, key: Box<[u8]>) -> Element {
-    Element { set, key, key_end: None, data: Box::default() }
+fn plain(set: SetName, key: Bytes) -> Element {
+    Element { set, key, key_end: None, data: Bytes::new() }
 }

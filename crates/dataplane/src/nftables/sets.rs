@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kernel::nftables::{self, Family, Set, SetValue, Value};
 
-use super::layout::{Element, SetName};
+use super::layout::{Bytes, Element, SetName};
 use super::rules::{REFUSALS, SOURCES, affinity_map, dispatch_map};
 
 /// The maps that lead from entries to chains, each named after the map that holds the entries.
@@ -86,17 +86,26 @@ fn set(name: nftables::Name, key: &[Field], value: SetValue, data: &[Field]) -> 
 pub(super) fn to_kernel(element: &Element) -> nftables::Element {
     let value = match element.data.is_empty() {
         true => Value::Nothing,
-        false => Value::Data(element.data.clone()),
+        false => Value::Data(Box::from(&*element.data)),
     };
-    nftables::Element { key: element.key.clone(), key_end: element.key_end.clone(), value }
+    nftables::Element {
+        key: Box::from(&*element.key),
+        key_end: element.key_end.as_deref().map(Box::from),
+        value,
+    }
 }
 
 /// An element of `set` as the kernel has it; `None` if it is none of ours.
-pub(super) fn from_kernel(set: SetName, element: nftables::Element) -> Option<Element> {
-    let data = match element.value {
-        Value::Nothing => Box::default(),
-        Value::Data(data) => data,
+pub(super) fn from_kernel(set: SetName, element: &nftables::Element) -> Option<Element> {
+    let bytes = |bytes: &[u8]| Bytes::try_from(bytes).ok();
+    let data = match &element.value {
+        Value::Nothing => Bytes::new(),
+        Value::Data(data) => bytes(data)?,
         Value::Verdict(_) => return None,
     };
-    Some(Element { set, key: element.key, key_end: element.key_end, data })
+    let key_end = match &element.key_end {
+        Some(end) => Some(bytes(end)?),
+        None => None,
+    };
+    Some(Element { set, key: bytes(&element.key)?, key_end, data })
 }

@@ -36,6 +36,14 @@ impl Changes {
         self.old_chains.extend(other.old_chains);
     }
 
+    /// Drops elements that are both removed and added: they pass from one group to another, and stay.
+    fn cancel(&mut self) {
+        self.removed.sort_unstable();
+        self.added.sort_unstable();
+        let (removed, added) = (std::mem::take(&mut self.removed), std::mem::take(&mut self.added));
+        difference(&removed, &added, self);
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.new_chains.is_empty()
@@ -82,40 +90,52 @@ impl Table {
         changes
     }
 
+    /// Takes groups into a table that has none, without saying what changes: that is everything.
+    pub fn fill<'g>(&mut self, groups: impl IntoIterator<Item = (&'g GroupId, &'g Arc<Group>)>) {
+        for (id, group) in groups {
+            let rendered = render_group(group, self.family);
+            for element in rendered.shared {
+                *self.shared.entry(element).or_default() += 1;
+            }
+            for chain in rendered.dispatches {
+                *self.chains.entry(chain).or_default() += 1;
+            }
+            if !rendered.elements.is_empty() {
+                self.groups.insert(id.clone(), group.clone());
+            }
+        }
+    }
+
     /// Replaces some groups; `None` removes one. All in one step, so that an element can pass from
     /// one group to another.
     pub fn set_groups<'g>(
         &mut self,
         groups: impl IntoIterator<Item = (&'g GroupId, Option<&'g Arc<Group>>)>,
     ) -> Changes {
-        let (mut old, mut new) = (Vec::new(), Vec::new());
+        let mut changes = Changes::default();
         let mut shared: BTreeMap<Element, isize> = BTreeMap::new();
         let mut chains: BTreeMap<(SetName, Dispatch), isize> = BTreeMap::new();
-        let mut take = |rendered: Rendered, elements: &mut Vec<Element>, sign: isize| {
-            elements.extend(rendered.elements);
+        let mut take = |rendered: Rendered, sign: isize| {
             for element in rendered.shared {
                 *shared.entry(element).or_default() += sign;
             }
             for chain in rendered.dispatches {
                 *chains.entry(chain).or_default() += sign;
             }
+            let mut elements = rendered.elements;
+            elements.sort_unstable();
+            elements
         };
         for (id, group) in groups {
-            let held = match group {
-                Some(group) => {
-                    take(render_group(group, self.family), &mut new, 1);
-                    self.groups.insert(id.clone(), group.clone())
-                }
+            let new = group.map(|group| render_group(group, self.family)).unwrap_or_default();
+            let held = match group.filter(|_| !new.elements.is_empty()) {
+                Some(group) => self.groups.insert(id.clone(), group.clone()),
                 None => self.groups.remove(id),
             };
-            if let Some(held) = held {
-                take(render_group(&held, self.family), &mut old, -1);
-            }
+            let old = held.map(|held| render_group(&held, self.family)).unwrap_or_default();
+            difference(&take(old, -1), &take(new, 1), &mut changes);
         }
-        old.sort();
-        new.sort();
-        let mut changes = Changes::default();
-        difference(&old, &new, &mut changes);
+        changes.cancel();
         let (added, removed) = count(&mut self.shared, shared);
         changes.added.extend(added);
         changes.removed.extend(removed);
@@ -130,20 +150,35 @@ impl Table {
         self.chains.keys().copied().collect()
     }
 
-    /// Groups that are programmed and not in `plan`.
-    pub fn stale(&self, plan: &NodePlan) -> Vec<GroupId> {
-        self.groups.keys().filter(|id| plan.group(id).is_none()).cloned().collect()
+    /// Hands every element to `each`, those of an endpoint set one after the other, for as long as
+    /// it wants more. Answers whether it saw all.
+    pub fn try_for_each<E>(
+        &self,
+        mut each: impl FnMut(Element) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        for element in self.node.iter().chain(self.shared.keys()) {
+            if !each(element.clone())? {
+                return Ok(false);
+            }
+        }
+        for group in self.groups.values() {
+            for element in render_group(group, self.family).elements {
+                if !each(element)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
-    /// The whole content: every element and every chain. Costs a rendering of all groups.
+    /// The whole content: every element and every chain.
     pub fn content(&self) -> Content {
-        let mut content = Content::default();
-        content.elements.extend(self.node.iter().cloned());
-        content.elements.extend(self.shared.keys().cloned());
-        for group in self.groups.values() {
-            content.elements.extend(render_group(group, self.family).elements);
-        }
-        content.chains.extend(self.chains.keys().copied());
+        let mut content = Content { chains: self.chains(), ..Content::default() };
+        let add = |element| {
+            content.elements.insert(element);
+            Ok::<_, std::convert::Infallible>(true)
+        };
+        let Ok(_) = self.try_for_each(add);
         content
     }
 }
@@ -170,7 +205,7 @@ impl Content {
 }
 
 /// Appends what leads from one sorted list to another.
-fn difference(old: &[Element], new: &[Element], changes: &mut Changes) {
+pub(super) fn difference(old: &[Element], new: &[Element], changes: &mut Changes) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         match (old.peek(), new.peek()) {

@@ -9,21 +9,30 @@ use super::TABLE;
 use crate::Result;
 use crate::sync::{Update, Updates};
 
-/// Watches the tables of the calling thread's network namespace, from this call on, and hands an
-/// update to the sync loop when a transaction of a netlink port other than `own` has changed ours.
-///
-/// The future ends when the loop does. It has to be made and polled within a tokio runtime.
-pub fn watch(own: u32, updates: Updates) -> Result<impl Future<Output = ()> + Send + 'static> {
-    let opened = |source: std::io::Error| kernel::Error::os("watch the packet filter", source);
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe; a monitor keeps its descriptor for life"
-    )]
-    let mut monitor = AsyncFd::new(Monitor::of_others(own)?).map_err(opened)?;
-    Ok(async move {
+/// Watches our tables in a network namespace; see [`Nftables::watcher`](super::Nftables::watcher).
+#[derive(Debug)]
+pub struct Watcher {
+    monitor: AsyncFd<Monitor>,
+}
+
+impl Watcher {
+    /// Has to be called within a tokio runtime.
+    pub(super) fn new(monitor: Monitor) -> Result<Self> {
+        let opened = |source: std::io::Error| kernel::Error::os("watch the packet filter", source);
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; a monitor keeps its descriptor for life"
+        )]
+        let monitor = AsyncFd::new(monitor).map_err(opened)?;
+        Ok(Self { monitor })
+    }
+
+    /// Hands an update to the sync loop when a transaction that is not the backend's own has changed
+    /// our tables. Ends when the loop does.
+    pub async fn run(mut self, updates: Updates) {
         let mut touched: BTreeSet<Family> = BTreeSet::new();
         loop {
-            let Ok(mut ready) = monitor.readable_mut().await else { return };
+            let Ok(mut ready) = self.monitor.readable_mut().await else { return };
             let notifications = match ready.get_inner_mut().notifications() {
                 Ok(notifications) => notifications,
                 Err(error) => {
@@ -53,5 +62,5 @@ pub fn watch(own: u32, updates: Updates) -> Result<impl Future<Output = ()> + Se
                 }
             }
         }
-    })
+    }
 }

@@ -13,6 +13,7 @@ macro_rules! say {
     }};
 }
 
+mod adoption;
 mod affinity;
 mod cases;
 mod conntrack;
@@ -138,28 +139,4 @@ fn large_requests_arrive_whole() {
             assert_eq!(client.send(&vec![7; length], limit).unwrap(), length, "{protocol}");
         }
     }
-}
-
-#[test]
-fn a_restart_adopts_what_is_there() {
-    let hosts = Hosts::new();
-    let world = cluster(json!({"sessionAffinity": "ClientIP"}), &[V4.pod_a, V4.pod_b]);
-    let first = programmed(&hosts, &world);
-    drop(first);
-    assert!(hosts.pod_c.tcp(V4.vip, 80).is_ok(), "rules stay without the process");
-    let mut second = hosts.node.run(|| Nftables::open().unwrap());
-    assert_eq!(second.restore(&whole(&plan_of(&world))).unwrap(), 0, "nothing differs");
-    // What a process leaves that is killed while it replaces a table.
-    hosts.nft(&["add", "table", "ip", "portolan-handover"]);
-    second.restore(&whole(&plan_of(&world))).unwrap();
-    assert!(!hosts.ruleset().contains("handover"));
-    let changed = cluster(json!({"sessionAffinity": "ClientIP"}), &[V4.pod_b]);
-    let mut third = hosts.node.run(|| Nftables::open().unwrap());
-    assert!(third.restore(&whole(&plan_of(&changed))).unwrap() > 0);
-    for _ in 0..10 {
-        assert_eq!(hosts.pod_c.tcp(V4.vip, 80).unwrap().server, V4.pod_b);
-    }
-    hosts.nft(&["add", "table", "ip6", "portolan-handover"]);
-    third.cleanup().unwrap();
-    assert!(hosts.ruleset().is_empty(), "{}", hosts.ruleset());
 }

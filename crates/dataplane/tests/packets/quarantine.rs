@@ -1,12 +1,13 @@
 //! Services that are odd, and one that the kernel refuses: all others are programmed at once.
 
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use dataplane::nftables::Nftables;
 use dataplane::{Status, Sync, Update};
 use model::{Event, Object, World};
 use plan::service::group_id;
-use plan::{GroupId, plan_service};
+use plan::{Action, GroupId, plan_service};
 use serde_json::{Value, json};
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
@@ -187,6 +188,12 @@ fn what_the_kernel_refuses_waits_alone() {
     let mut twin = bad.sets[0].clone();
     twin.backends.reverse();
     bad.sets.push(twin);
+    let mut to_twin = bad.frontends[0].clone();
+    to_twin.key.port = NonZeroU16::new(81).unwrap();
+    for action in [&mut to_twin.pod, &mut to_twin.node, &mut to_twin.outside] {
+        *action = Action::Forward { set: 1, masquerade: false };
+    }
+    bad.frontends.push(to_twin);
     let id: GroupId = bad.id.clone();
 
     let updates: Vec<_> = (0..OTHERS).map(|i| group(&format!("good-{i}"))).collect();

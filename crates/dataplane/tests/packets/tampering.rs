@@ -21,10 +21,10 @@ fn whatever_is_changed_is_mended_within_a_second() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = || {
         let _entered = runtime.enter();
-        let backend = Nftables::open().unwrap();
-        let port = backend.port();
+        let mut backend = Nftables::open().unwrap();
+        let watcher = backend.watcher().unwrap();
         let sync = Sync::start(Box::new(backend), plan_of(&world), Box::new(())).unwrap();
-        let watch = dataplane::nftables::watch(port, sync.updates()).unwrap();
+        let watch = watcher.run(sync.updates());
         (sync, watch)
     };
     // The sockets are opened on this thread, so the test's own thread has to be on the node.

@@ -37,6 +37,17 @@ impl Encoder {
         self.bytes.is_empty()
     }
 
+    /// Forgets what has been written and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Adds flags to the message that begins at `start`.
+    pub(crate) fn add_flags(&mut self, start: usize, flags: u16) {
+        let held = u16::from_ne_bytes([self.bytes[start + 6], self.bytes[start + 7]]);
+        self.bytes[start + 6..start + 8].copy_from_slice(&(held | flags).to_ne_bytes());
+    }
+
     /// Writes a message; `body` writes its payload. The port is left to the kernel.
     pub fn message(&mut self, kind: u16, flags: u16, sequence: u32, body: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();

@@ -50,7 +50,7 @@ pub struct Message {
 
 impl Message {
     /// Splits a datagram; what is not a whole message at its end is dropped.
-    pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = Message> {
+    pub(crate) fn split(mut bytes: &[u8]) -> impl Iterator<Item = Message> {
         let u32_at = |header: &[u8; HEADER], at: usize| {
             u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };

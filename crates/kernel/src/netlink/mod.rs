@@ -10,8 +10,10 @@ mod socket;
 
 pub use attribute::{Attribute, attributes};
 pub use encoder::Encoder;
+pub(crate) use message::Verdict;
 pub use message::{Message, flags};
 pub use socket::{Protocol, Socket};
+pub(crate) use socket::{join_group, leave_group};
 
 /// Rounds a length up to the alignment of netlink messages and attributes, 4 bytes.
 pub(crate) const fn align(length: usize) -> usize {

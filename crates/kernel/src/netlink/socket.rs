@@ -65,8 +65,8 @@ impl Socket {
         // Without CAP_NET_ADMIN the defaults have to do; so have requests that read.
         let _ = setsockopt(&fd, sockopt::SndBufForce, &SOCKET_BUFFER);
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &SOCKET_BUFFER);
-        set_option(&fd, libc::NETLINK_EXT_ACK, 1)?;
-        set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
+        set_option(fd.as_fd(), libc::NETLINK_EXT_ACK, 1)?;
+        set_option(fd.as_fd(), libc::NETLINK_CAP_ACK, 1)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
         Ok(Self { fd, port, sequence: 0, buffer: vec![0; DATAGRAM].into_boxed_slice() })
@@ -79,9 +79,7 @@ impl Socket {
 
     /// Subscribes to the notifications of a multicast group.
     pub fn join_group(&self, group: u32) -> Result<()> {
-        let value = i32::try_from(group).expect("group numbers are small");
-        set_option(&self.fd, libc::NETLINK_ADD_MEMBERSHIP, value)
-            .map_err(|errno| Error::os(format!("join netlink group {group}"), errno))
+        join_group(self.as_fd(), group)
     }
 
     /// Bounds what the kernel queues for this socket, in bytes: for subscribers.
@@ -208,6 +206,11 @@ impl Socket {
         Ok(messages)
     }
 
+    /// The first sequence number that is not reserved.
+    pub(crate) fn next_sequence(&self) -> u32 {
+        self.sequence.wrapping_add(1)
+    }
+
     /// Reserves `count` consecutive sequence numbers and answers the first.
     pub(crate) fn reserve(&mut self, count: u32) -> u32 {
         let first = self.sequence.wrapping_add(1);
@@ -288,13 +291,27 @@ impl AsRawFd for Socket {
     }
 }
 
+/// Subscribes a socket to the notifications of a multicast group.
+pub(crate) fn join_group(socket: BorrowedFd<'_>, group: u32) -> Result<()> {
+    let value = i32::try_from(group).expect("group numbers are small");
+    set_option(socket, libc::NETLINK_ADD_MEMBERSHIP, value)
+        .map_err(|errno| Error::os(format!("join netlink group {group}"), errno))
+}
+
+/// Ends a subscription.
+pub(crate) fn leave_group(socket: BorrowedFd<'_>, group: u32) -> Result<()> {
+    let value = i32::try_from(group).expect("group numbers are small");
+    set_option(socket, libc::NETLINK_DROP_MEMBERSHIP, value)
+        .map_err(|errno| Error::os(format!("leave netlink group {group}"), errno))
+}
+
 /// Sets an option of the netlink layer.
-fn set_option(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> nix::Result<()> {
+fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> nix::Result<()> {
     // SAFETY: the descriptor is open, and the kernel reads `size_of::<c_int>()` bytes of `value`,
     // which outlives the call.
     let result = unsafe {
         libc::setsockopt(
-            fd.as_raw_fd(),
+            socket.as_raw_fd(),
             libc::SOL_NETLINK,
             option,
             (&raw const value).cast(),

@@ -1,13 +1,11 @@
 //! A list of operations that takes effect as one transaction, or not at all.
 
 use std::fmt;
-use std::io;
-
-use nix::libc;
 
 use super::object::{Chain, Element, Rule, Set};
-use super::{Name, Table, header, message_type, uapi};
-use crate::netlink::{Encoder, Socket, flags};
+use super::transaction::{Failure, Transaction};
+use super::{Name, Table, uapi};
+use crate::netlink::{Encoder, Socket, Verdict, flags};
 use crate::{Error, Result};
 
 /// Elements in one message: a list is an attribute, which has at most 64 KiB, and an element here
@@ -99,95 +97,40 @@ impl Batch {
         if self.is_empty() {
             return Ok(());
         }
-        let encoded = self.encode(generation, |count| socket.reserve(count));
-        let name = "change the packet filter";
-        let verdicts = socket.exchange(name, encoded.datagram.bytes(), |sequence| {
-            encoded.position(sequence).is_some()
-        })?;
-        let mut refusals: Vec<Refusal> = Vec::new();
-        let mut is_confirmed = false;
-        for (sequence, verdict) in verdicts {
-            let position = encoded.position(sequence).expect("others are filtered out");
-            if verdict.errno == 0 {
-                is_confirmed |= position == encoded.operations.len();
-                continue;
-            }
-            match position.checked_sub(1) {
-                Some(message) => {
-                    let operation = encoded.operations[message];
-                    if refusals.last().is_some_and(|last| last.operation == operation) {
-                        continue;
-                    }
-                    let name = self.operations[operation].to_string();
-                    let error = verdict.into_result(&name).expect_err("it carries an errno");
-                    refusals.push(Refusal { operation, error });
-                }
-                None if verdict.errno == libc::ERESTART => return Err(Refused::Stale),
-                None => {
-                    return Err(Refused::Failed(verdict.into_result(name).expect_err("as above")));
-                }
-            }
+        let transaction = self.encode(generation, socket.next_sequence());
+        match transaction.commit(socket) {
+            Ok(()) => Ok(()),
+            Err(Failure::Stale) => Err(Refused::Stale),
+            Err(Failure::Other(error)) => Err(Refused::Failed(error)),
+            Err(Failure::Messages(messages)) => Err(Refused::Operations(self.refusals(messages))),
         }
-        if !refusals.is_empty() {
-            return Err(Refused::Operations(refusals));
-        }
-        if !is_confirmed {
-            let missing = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(Refused::Failed(Error::os(name, missing)));
-        }
-        Ok(())
     }
 
-    fn encode(&self, generation: Option<u32>, reserve: impl FnOnce(u32) -> u32) -> Encoded {
-        let mut messages = Vec::new();
-        for (index, operation) in self.operations.iter().enumerate() {
-            messages.extend(std::iter::repeat_n(index, operation.messages()));
-        }
-        let last = messages.len();
-        let count = u32::try_from(last + 2).expect("a batch has fewer than 2^32 messages");
-        let first = reserve(count);
-        let mut datagram = Encoder::new();
-        let boundary = header(0, uapi::NFNL_SUBSYS_NFTABLES);
-        datagram.message(uapi::NFNL_MSG_BATCH_BEGIN, flags::REQUEST, first, |m| {
-            m.raw(&boundary);
-            if let Some(generation) = generation {
-                m.be32(uapi::NFNL_BATCH_GENID, generation);
+    /// The operations that messages were part of, each once, with the first verdict on it.
+    fn refusals(&self, messages: Vec<(usize, Verdict)>) -> Vec<Refusal> {
+        let owners: Vec<usize> = (self.operations.iter().enumerate())
+            .flat_map(|(index, operation)| std::iter::repeat_n(index, operation.messages()))
+            .collect();
+        let mut refusals: Vec<Refusal> = Vec::new();
+        for (message, verdict) in messages {
+            let operation = owners[message];
+            if refusals.last().is_none_or(|last| last.operation != operation) {
+                let name = self.operations[operation].to_string();
+                let error = verdict.into_result(&name).expect_err("it carries an errno");
+                refusals.push(Refusal { operation, error });
             }
-        });
-        let mut written = 0u32;
+        }
+        refusals
+    }
+
+    fn encode(&self, generation: Option<u32>, first: u32) -> Transaction {
+        let mut transaction = Transaction::begin(first, generation);
         for operation in &self.operations {
             operation.encode(|kind, flags, family, body| {
-                written += 1;
-                // The kernel confirms the last message alone, and refusals in any case.
-                let ack = if written as usize == last { flags::ACK } else { 0 };
-                let flags = flags | flags::REQUEST | ack;
-                let sequence = first.wrapping_add(written);
-                datagram.message(message_type(kind), flags, sequence, |m| {
-                    m.raw(&header(family, 0));
-                    body(m, written);
-                });
+                transaction.push(kind, flags, family, body);
             });
         }
-        let end = first.wrapping_add(count - 1);
-        datagram.message(uapi::NFNL_MSG_BATCH_END, flags::REQUEST, end, |m| m.raw(&boundary));
-        Encoded { datagram, first, operations: messages }
-    }
-}
-
-/// A batch on the wire.
-struct Encoded {
-    datagram: Encoder,
-    /// Sequence number of the message that begins the batch; the others follow it.
-    first: u32,
-    /// For each message between begin and end, the operation it belongs to.
-    operations: Vec<usize>,
-}
-
-impl Encoded {
-    /// Which message a sequence number is: 0 begins the batch. `None` if it is of none.
-    fn position(&self, sequence: u32) -> Option<usize> {
-        let position = sequence.wrapping_sub(self.first) as usize;
-        (position <= self.operations.len() + 1).then_some(position)
+        transaction
     }
 }
 
@@ -330,7 +273,7 @@ fn summary(refusals: &[Refusal]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::attributes;
+    use crate::netlink::{Message, attributes};
     use crate::nftables::Family;
 
     fn table() -> Table {
@@ -342,11 +285,7 @@ mod tests {
         let mut batch = Batch::new();
         batch.push(Operation::AddTable(table()));
         batch.push(Operation::DeleteTable(table()));
-        let encoded = batch.encode(Some(7), |count| {
-            assert_eq!(count, 4);
-            100
-        });
-        let bytes = encoded.datagram.bytes();
+        let bytes = batch.encode(Some(7), 100).into_bytes();
         let begin: &[u8] = &[28, 0, 0, 0, 0x10, 0, 1, 0, 100, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(&bytes[..16], begin);
         assert_eq!(&bytes[16..20], [0, 0, 0, 10], "the subsystem, big-endian");
@@ -365,11 +304,15 @@ mod tests {
         let elements = (0..1000u32).map(|n| Element::member(n.to_be_bytes())).collect();
         let mut batch = Batch::new();
         batch.push(Operation::AddElements(table(), "s".into(), elements));
-        let encoded = batch.encode(None, |_| 1);
-        assert_eq!(encoded.operations, [0, 0, 0]);
-        assert_eq!(encoded.position(4), Some(3));
-        assert_eq!(encoded.position(6), None);
-        assert_eq!(encoded.position(0), None);
+        batch.push(Operation::DeleteTable(table()));
+        let bytes = batch.encode(None, 1).into_bytes();
+        let messages = Message::split(&bytes);
+        let sequences: Vec<u32> = messages.map(|message| message.sequence).collect();
+        assert_eq!(sequences, [1, 2, 3, 4, 5, 6]);
+        let verdict = || Verdict { errno: 17, explanation: String::new() };
+        let refusals = batch.refusals(vec![(1, verdict()), (2, verdict()), (3, verdict())]);
+        let operations: Vec<usize> = refusals.iter().map(|refusal| refusal.operation).collect();
+        assert_eq!(operations, [0, 1]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::object::{BaseChain, Element, Rule};
+use super::object::{BaseChain, Element, ElementRef, Rule};
 use super::{Family, Name, Table, header, message_type, uapi};
 use crate::netlink::{Attribute, Encoder, Message, Socket, attributes};
 use crate::{Error, Result};
@@ -97,12 +97,56 @@ pub fn rules(socket: &mut Socket, table: &Table) -> Result<Vec<RuleState>> {
         .collect()
 }
 
-/// Names of the sets and maps of a table.
-pub fn sets(socket: &mut Socket, table: &Table) -> Result<Vec<Name>> {
+/// A set or map as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetState {
+    /// Its name.
+    pub name: Name,
+    /// Number of its elements, where the kernel tells (since 6.17).
+    pub elements: Option<u32>,
+}
+
+/// The sets and maps of a table.
+pub fn sets(socket: &mut Socket, table: &Table) -> Result<Vec<SetState>> {
     let operation = format!("list sets of {table}");
     let request = request(table.family, &[(uapi::NFTA_SET_TABLE, &table.name)]);
     let answers = socket.dump(&operation, message_type(uapi::NFT_MSG_GETSET), &request)?;
-    Ok(answers.iter().filter_map(|m| text(m, uapi::NFTA_SET_NAME)).map(Name::from).collect())
+    let set = |message: &Message| {
+        Some(SetState {
+            name: text(message, uapi::NFTA_SET_NAME)?.into(),
+            elements: find(message, uapi::NFTA_SET_COUNT).and_then(Attribute::be32),
+        })
+    };
+    Ok(answers.iter().filter_map(set).collect())
+}
+
+/// The elements of a set or map that have these keys, at most 1,000, in their order; `None` if one of
+/// them is missing.
+///
+/// The kernel lists a set from its beginning for each few hundred elements that it hands out, so that
+/// listing takes time proportional to the square of their number. Asking takes the same time for each.
+pub fn elements_with_keys<'k>(
+    socket: &mut Socket,
+    table: &Table,
+    set: &str,
+    keys: impl IntoIterator<Item = &'k [u8]>,
+) -> Result<Option<Vec<Element>>> {
+    let operation = format!("look for elements of {table} {set}");
+    let mut request = Encoder::new();
+    request.raw(&header(table.family.number(), 0));
+    request.text(uapi::NFTA_SET_ELEM_LIST_TABLE, &table.name);
+    request.text(uapi::NFTA_SET_ELEM_LIST_SET, set);
+    request.nested(uapi::NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+        for key in keys {
+            ElementRef { key, key_end: None, data: &[] }.encode(list);
+        }
+    });
+    let kind = message_type(uapi::NFT_MSG_GETSETELEM);
+    match socket.query(&operation, kind, 0, request.bytes()) {
+        Ok(answers) => decode_elements(&answers, &operation).map(Some),
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The elements of a set or map, ordered. Not for sets that packets change.
@@ -132,6 +176,10 @@ fn elements_once(
         [(uapi::NFTA_SET_ELEM_LIST_TABLE, &*table.name), (uapi::NFTA_SET_ELEM_LIST_SET, set)];
     let request = request(table.family, &names);
     let answers = socket.dump(operation, message_type(uapi::NFT_MSG_GETSETELEM), &request)?;
+    decode_elements(&answers, operation)
+}
+
+fn decode_elements(answers: &[Message], operation: &str) -> Result<Vec<Element>> {
     answers
         .iter()
         .filter_map(|message| find(message, uapi::NFTA_SET_ELEM_LIST_ELEMENTS))

@@ -6,20 +6,28 @@
 //! chains, sets and expressions are, and nothing of what anybody uses them for.
 
 mod batch;
+mod bulk;
 mod dump;
 mod expression;
 mod monitor;
 mod object;
+mod transaction;
 mod uapi;
 
 pub use batch::{Batch, Operation, Refusal, Refused};
-pub use dump::{ChainState, RuleState, chains, elements, generation, rules, sets, table_exists};
+pub use bulk::Bulk;
+pub use dump::{
+    ChainState, RuleState, SetState, chains, elements, elements_with_keys, generation, rules, sets,
+    table_exists,
+};
 pub use expression::{
     AddressType, Comparison, ConntrackKey, DynamicSetOperation, Expression, FibAddress, MetaKey,
     Outcome, PayloadBase, Register, Verdict, status,
 };
-pub use monitor::{Monitor, Notification};
-pub use object::{BaseChain, Chain, ChainType, Element, Hook, Rule, Set, SetValue, Value};
+pub use monitor::{Monitor, Notification, Subscription};
+pub use object::{
+    BaseChain, Chain, ChainType, Element, ElementRef, Hook, Rule, Set, SetValue, Value,
+};
 
 use std::fmt;
 use std::sync::Arc;

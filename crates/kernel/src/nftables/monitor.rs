@@ -1,10 +1,10 @@
 //! Notifications about changes of the packet filter, whoever makes them.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::{Family, Name, Table, message_type, uapi};
-use crate::Result;
-use crate::netlink::{Attribute, Protocol, Socket, attributes};
+use crate::netlink::{Attribute, Protocol, Socket, attributes, join_group, leave_group};
+use crate::{Error, Result};
 
 /// Notifications kept until they are read, in bytes. More are lost, which is noticed: a change of
 /// one's own with 10,000 elements makes several megabytes of them.
@@ -37,24 +37,45 @@ pub enum Notification {
     },
 }
 
+/// Turns the subscription of a [`Monitor`] on and off, from whatever thread.
+///
+/// The kernel makes a notification for each element that changes, whether or not the subscribers want
+/// to see it: half a million of them cost more than the change itself.
+#[derive(Debug)]
+pub struct Subscription {
+    fd: OwnedFd,
+}
+
+impl Subscription {
+    /// Notifications come from now on.
+    pub fn join(&self) -> Result<()> {
+        join_group(self.fd.as_fd(), uapi::NFNLGRP_NFTABLES)
+    }
+
+    /// No notifications come any more.
+    pub fn leave(&self) -> Result<()> {
+        leave_group(self.fd.as_fd(), uapi::NFNLGRP_NFTABLES)
+    }
+}
+
 impl Monitor {
     /// Subscribes, in the network namespace of the calling thread.
     pub fn open() -> Result<Self> {
-        Self::subscribe(|_| Ok(()))
+        let monitor = Self { socket: Socket::open(Protocol::Netfilter)? };
+        monitor.socket.limit_receive_buffer(BACKLOG)?;
+        join_group(monitor.as_fd(), uapi::NFNLGRP_NFTABLES)?;
+        Ok(monitor)
     }
 
-    fn subscribe(prepare: impl FnOnce(&Socket) -> Result<()>) -> Result<Self> {
+    /// A monitor of what others than the socket with port `own` change: a large change of one's own
+    /// would fill the queue with notifications. It is subscribed when the other value says so.
+    pub fn of_others(own: u32) -> Result<(Self, Subscription)> {
         let socket = Socket::open(Protocol::Netfilter)?;
         socket.limit_receive_buffer(BACKLOG)?;
-        prepare(&socket)?;
-        socket.join_group(uapi::NFNLGRP_NFTABLES)?;
-        Ok(Self { socket })
-    }
-
-    /// Subscribes to what others than the socket with port `own` change. A large change of one's own
-    /// would fill the queue with notifications.
-    pub fn of_others(own: u32) -> Result<Self> {
-        Self::subscribe(|socket| socket.ignore_changes_by(own))
+        socket.ignore_changes_by(own)?;
+        let fd = socket.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(|source| Error::os("duplicate a netlink socket", source))?;
+        Ok((Self { socket }, Subscription { fd }))
     }
 
     /// What has arrived, without waiting.

@@ -99,6 +99,31 @@ pub struct Element {
     pub value: Value,
 }
 
+/// An element whose parts are somewhere else, and whose value is no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementRef<'a> {
+    /// The key, or its lower end in an interval set.
+    pub key: &'a [u8],
+    /// The upper end, in interval sets; inclusive.
+    pub key_end: Option<&'a [u8]>,
+    /// What it maps to; empty if the set is no map.
+    pub data: &'a [u8],
+}
+
+impl ElementRef<'_> {
+    pub(super) fn encode(&self, list: &mut Encoder) {
+        list.nested(uapi::NFTA_LIST_ELEM, |e| {
+            encode_value(e, uapi::NFTA_SET_ELEM_KEY, self.key);
+            if let Some(end) = self.key_end {
+                encode_value(e, uapi::NFTA_SET_ELEM_KEY_END, end);
+            }
+            if !self.data.is_empty() {
+                encode_value(e, uapi::NFTA_SET_ELEM_DATA, self.data);
+            }
+        });
+    }
+}
+
 /// What an element maps to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
@@ -259,17 +284,22 @@ impl Element {
     }
 
     pub(super) fn encode(&self, list: &mut Encoder) {
+        let Value::Verdict(verdict) = &self.value else {
+            return self.as_ref().encode(list);
+        };
         list.nested(uapi::NFTA_LIST_ELEM, |e| {
             encode_value(e, uapi::NFTA_SET_ELEM_KEY, &self.key);
-            if let Some(end) = &self.key_end {
-                encode_value(e, uapi::NFTA_SET_ELEM_KEY_END, end);
-            }
-            match &self.value {
-                Value::Nothing => {}
-                Value::Data(data) => encode_value(e, uapi::NFTA_SET_ELEM_DATA, data),
-                Value::Verdict(verdict) => verdict.encode(e, uapi::NFTA_SET_ELEM_DATA),
-            }
+            verdict.encode(e, uapi::NFTA_SET_ELEM_DATA);
         });
+    }
+
+    /// Its parts, without a verdict.
+    fn as_ref(&self) -> ElementRef<'_> {
+        let data = match &self.value {
+            Value::Data(data) => data,
+            Value::Nothing | Value::Verdict(_) => &[][..],
+        };
+        ElementRef { key: &self.key, key_end: self.key_end.as_deref(), data }
     }
 
     pub(super) fn decode(item: Attribute<'_>) -> Option<Self> {

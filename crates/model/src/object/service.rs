@@ -304,10 +304,9 @@ impl From<on_wire::Service<'_>> for Service {
         let on_wire::Service { metadata, spec, status } = wire;
         let headless = spec.cluster_ip.as_deref() == Some("None")
             || spec.cluster_ips.first().is_some_and(|ip| **ip == *"None");
-        let mut cluster_ips: Vec<IpAddr> =
-            spec.cluster_ips.iter().filter_map(|ip| parse_ip(ip)).collect();
+        let mut cluster_ips = exact(spec.cluster_ips.iter().filter_map(|ip| parse_ip(ip)));
         if cluster_ips.is_empty() {
-            cluster_ips.extend(spec.cluster_ip.as_deref().and_then(parse_ip));
+            cluster_ips = exact(spec.cluster_ip.as_deref().and_then(parse_ip));
         }
         let session_affinity = match spec.session_affinity.as_deref() {
             Some("ClientIP") => SessionAffinity::ClientIp(
@@ -317,17 +316,17 @@ impl From<on_wire::Service<'_>> for Service {
             ),
             _ => SessionAffinity::None,
         };
-        let ports = spec.ports.iter().filter_map(port).collect();
+        let ports = exact(spec.ports.iter().filter_map(port));
         Service {
             meta: Meta::of(&metadata, |key| key == PROXY_NAME_LABEL),
             annotations: Labels::of(&metadata.annotations, |key| key.starts_with(OWN_ANNOTATIONS)),
             service_type: spec.service_type,
             headless,
             cluster_ips,
-            ip_families: spec.ip_families,
+            ip_families: exact(spec.ip_families),
             ports,
             selector: Labels::of(&spec.selector, |_| true),
-            external_ips: spec.external_ips.iter().filter_map(|ip| parse_ip(ip)).collect(),
+            external_ips: exact(spec.external_ips.iter().filter_map(|ip| parse_ip(ip))),
             load_balancer: status
                 .load_balancer
                 .ingress
@@ -347,6 +346,13 @@ impl From<on_wire::Service<'_>> for Service {
             publish_not_ready_addresses: spec.publish_not_ready_addresses,
         }
     }
+}
+
+/// A list without memory for more: Services are many, and stay as they are.
+fn exact<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.into_iter().collect();
+    list.shrink_to_fit();
+    list
 }
 
 /// A port 0 can't be programmed and is dropped; an absent target is the port itself.

@@ -83,7 +83,9 @@ macro_rules! watched {
             }
 
             fn read_page(json: &[u8]) -> Option<serde_json::Result<Page<Self>>> {
-                Some(serde_json::from_slice(json))
+                // Once for all is cheaper than for each string.
+                let text = str::from_utf8(json).ok()?;
+                Some(serde_json::from_str(text))
             }
         }
     )*};

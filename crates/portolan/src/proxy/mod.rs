@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use dataplane::nftables::{self, Nftables};
+use dataplane::nftables::Nftables;
 use dataplane::{Sync, Update};
 use ipnet::IpNet;
 use model::{Kind, Touched, World};
@@ -192,14 +192,13 @@ impl Proxy {
         for group in whole.groups() {
             followers.follow(world, &group.id, Some(group));
         }
-        let backend = Nftables::open().context("open nftables")?;
-        let own_port = backend.port();
+        let mut backend = Nftables::open().context("open nftables")?;
+        let watcher = backend.watcher().context("watch nftables")?;
         self.metrics.queued();
         let observer = Box::new(self.metrics.clone());
         let sync =
             Sync::start(Box::new(backend), whole, observer).context("start the data plane")?;
-        let watch = nftables::watch(own_port, sync.updates()).context("watch nftables")?;
-        self.tasks.spawn(watch);
+        self.tasks.spawn(watcher.run(sync.updates()));
         self.tasks.spawn(reporter.clone().quarantine(sync.status()));
         if let Some(ids) = to_annotate {
             for (name, _) in world.services() {
