@@ -9,7 +9,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use model::{Family, Protocol};
-use plan::Group;
+use plan::{Group, LocalDetector};
 
 use crate::backend::{Backend, Delta};
 use crate::nftables::layout::{Bytes, Dispatch, Element, Entry, Fields, SetName, flag};
@@ -19,6 +19,7 @@ use crate::{Error, Result};
 /// The in-memory data plane.
 #[derive(Debug, Default)]
 pub struct Fake {
+    detector: Option<LocalDetector>,
     families: BTreeMap<Family, (Option<Table>, Kernel)>,
 }
 
@@ -78,8 +79,15 @@ impl Fake {
 
     /// Executes the table for a packet.
     pub fn decide(&self, packet: &Packet) -> Outcome {
+        let from_pod = match &self.detector {
+            Some(LocalDetector::Sources(ranges)) => {
+                ranges.iter().any(|range| range.contains(&packet.source))
+            }
+            // Packets here arrive on no interface.
+            _ => false,
+        };
         match self.families.get(&Family::of(packet.destination)) {
-            Some((_, kernel)) => kernel.decide(packet),
+            Some((_, kernel)) => kernel.decide(packet, from_pod),
             None => Outcome::Untouched,
         }
     }
@@ -92,6 +100,7 @@ impl Backend for Fake {
 
     fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
         let mut operations = 0;
+        self.detector = whole.node.map(|plan| plan.node.settings.local_detector.clone());
         for family in Family::ALL {
             let held = self.content(family);
             let mut table = Table::new(family);
@@ -108,6 +117,9 @@ impl Backend for Fake {
 
     fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
         let mut operations = 0;
+        if let Some(plan) = change.node {
+            self.detector = Some(plan.node.settings.local_detector.clone());
+        }
         for (slot, kernel) in self.families.values_mut() {
             let table = slot.as_mut().expect("restore comes before update");
             let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
@@ -193,9 +205,8 @@ impl Kernel {
             + changes.old_chains.len())
     }
 
-    fn decide(&self, packet: &Packet) -> Outcome {
+    fn decide(&self, packet: &Packet, from_pod: bool) -> Outcome {
         let address = || Fields::new().ip(packet.destination);
-        let from_pod = self.is_in_range(SetName::PodRanges, packet.source);
         let from_outside = !from_pod && !packet.source_is_local;
         if let Some((protocol, port)) = packet.port {
             let tail =

@@ -290,7 +290,7 @@ impl Backend for Nftables {
             if let Some(plan) = change.node {
                 changes.merge(table.content.set_node(plan));
                 let detector = &plan.node.settings.local_detector;
-                if !have_the_same_rules(&table.detector, detector) {
+                if table.detector != *detector {
                     table.detector = detector.clone();
                     outdated.push((table, true));
                     continue;
@@ -371,14 +371,6 @@ fn describe(element: &Element, family: model::Family) -> String {
             format!("{} in {set}", bytes.join(""))
         }
     }
-}
-
-/// Whether pods are told by the same rules; ranges are elements of a set.
-fn have_the_same_rules(old: &LocalDetector, new: &LocalDetector) -> bool {
-    let by_set = |detector: &LocalDetector| {
-        matches!(detector, LocalDetector::None | LocalDetector::Sources(_))
-    };
-    old == new || (by_set(old) && by_set(new))
 }
 
 fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {

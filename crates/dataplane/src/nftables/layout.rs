@@ -46,15 +46,13 @@ pub enum SetName {
     Hairpins,
     /// Set: range of virtual addresses . any protocol.
     ServiceRanges,
-    /// Set: range that pods have their addresses from . any protocol.
-    PodRanges,
     /// Set: the node's addresses (or ranges of them) that accept node ports . any protocol.
     NodeAddresses,
 }
 
 impl SetName {
     /// All of them.
-    pub const ALL: [SetName; 13] = [
+    pub const ALL: [SetName; 12] = [
         SetName::Frontends,
         SetName::NodePorts,
         SetName::OutsideFrontends,
@@ -66,7 +64,6 @@ impl SetName {
         SetName::AllowedSources,
         SetName::Hairpins,
         SetName::ServiceRanges,
-        SetName::PodRanges,
         SetName::NodeAddresses,
     ];
 
@@ -84,7 +81,6 @@ impl SetName {
             SetName::AllowedSources => "allowed-sources",
             SetName::Hairpins => "hairpins",
             SetName::ServiceRanges => "service-ranges",
-            SetName::PodRanges => "pod-ranges",
             SetName::NodeAddresses => "node-addresses",
         }
     }

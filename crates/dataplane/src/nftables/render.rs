@@ -7,10 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::Family;
-use plan::{
-    Action, Frontend, FrontendAddress, FrontendKey, Group, LocalDetector, NodeFacts, NodePlan,
-    Origin,
-};
+use plan::{Action, Frontend, FrontendAddress, FrontendKey, Group, NodeFacts, NodePlan, Origin};
 
 use super::layout::{
     Bytes, Dispatch, Element, Entry, Fields, SetName, flag, range_element, set_number,
@@ -76,9 +73,6 @@ pub fn render_node(plan: &NodePlan, family: Family) -> Vec<Element> {
     };
     let mut out: Vec<Element> = Vec::new();
     out.extend(ranges(SetName::ServiceRanges, plan.service_ranges.clone()));
-    if let LocalDetector::Sources(sources) = &plan.node.settings.local_detector {
-        out.extend(ranges(SetName::PodRanges, sources.clone()));
-    }
     out.extend(ranges(SetName::NodeAddresses, node_addresses(&plan.node, family)));
     out
 }

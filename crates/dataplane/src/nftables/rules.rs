@@ -3,16 +3,21 @@
 //!
 //! ```text
 //! prerouting, output (dstnat) -> services -> services-outside     entry -> choose-N: dnat
-//! input, forward, output      -> refuse   -> refuse-outside       new connections that nobody takes
+//! input, output               -> refuse   -> refuse-outside       new connections that nobody takes
+//! forward           -> refuse-forwarded   -> ...-outside          the same, for other hosts
 //! forward, output             -> virtual-addresses                ports and addresses that nobody has
 //! postrouting (srcnat)        -> masquerade -> masquerade-ORIGIN  by the original destination
 //! ```
 //!
+//! What can be told without a lookup is told first: an established connection passes the filters with
+//! one comparison, and a translated one is not asked about again.
+//!
 //! No packet mark is used: what to masquerade is found again at postrouting by the connection's
 //! original destination, which connection tracking remembers.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::IpNet;
 use kernel::nftables::{
     AddressType, Comparison, ConntrackKey, DynamicSetOperation, Expression, Family, FibAddress,
     MetaKey, Name, Outcome, PayloadBase, Register, Verdict, status,
@@ -41,7 +46,7 @@ pub fn constant_verdicts() -> [(&'static str, u32, Verdict); 6] {
     [
         (REFUSALS, flag::REJECT, Verdict::Goto("reject".into())),
         (REFUSALS, flag::DROP, Verdict::Drop),
-        (SOURCES, 0, Verdict::Return),
+        (SOURCES, 0, Verdict::Accept),
         (SOURCES, flag::MASQUERADE_POD, masquerade()),
         (SOURCES, flag::MASQUERADE_NODE, masquerade()),
         (SOURCES, flag::MASQUERADE_OUTSIDE, masquerade()),
@@ -93,30 +98,58 @@ impl<'a> Rules<'a> {
     /// All chains that are always there, called ones before their callers.
     pub fn constant_chains(&self) -> Vec<RuleChain> {
         let chain = |name: &str, rules| RuleChain { name: name.into(), rules };
-        let jump = |to: &str| vec![Expression::Verdict(Verdict::Jump(to.into()))];
-        let new_only = |to: &str| [state_new(), jump(to)].concat();
-        vec![
+        let new_only = |to: &str| [state_new(), untranslated(), jump(to)].concat();
+        let mut chains = vec![
             chain("reject", self.reject()),
             chain("rewrite-source", rewrite_source()),
+            chain("node-ports-outside", self.dispatch(&node_port_maps(true))),
+            chain("node-ports", self.dispatch(&node_port_maps(false))),
             chain("services-outside", self.services(true)),
             chain("services", self.services(false)),
-            chain("refuse-outside", self.refuse(true)),
-            chain("refuse", self.refuse(false)),
+            chain("refuse-node-ports-outside", self.refuse(&node_port_maps(true))),
+            chain("refuse-node-ports", self.refuse(&node_port_maps(false))),
+            chain("refuse-outside", self.refuse_local(true)),
+            chain("refuse", self.refuse_local(false)),
+            // What is forwarded goes to no address of this node.
+            chain("refuse-forwarded-outside", self.refuse(&exact_maps(true))),
+            chain("refuse-forwarded", {
+                let to_outside = self.to_outside("refuse-forwarded-outside");
+                [vec![to_outside], self.refuse(&exact_maps(false))].concat()
+            }),
             chain("virtual-addresses", self.virtual_addresses()),
-            chain("masquerade-pod", self.masquerade_from(flag::MASQUERADE_POD, false)),
-            chain("masquerade-node", self.masquerade_from(flag::MASQUERADE_NODE, false)),
-            chain("masquerade-outside", self.masquerade_from(flag::MASQUERADE_OUTSIDE, true)),
+        ];
+        for (origin, flag) in [
+            ("pod", flag::MASQUERADE_POD),
+            ("node", flag::MASQUERADE_NODE),
+            ("outside", flag::MASQUERADE_OUTSIDE),
+        ] {
+            let node_ports = format!("masquerade-node-ports-{origin}");
+            let outside = origin == "outside";
+            chains.push(chain(&node_ports, self.source_of(&node_port_maps(outside), flag)));
+            let rules = self.masquerade_from(flag, outside, &node_ports);
+            chains.push(chain(&format!("masquerade-{origin}"), rules));
+        }
+        chains.extend([
             chain("masquerade", self.masquerade()),
             chain("prerouting", vec![jump("services")]),
             chain("output", vec![jump("services")]),
             chain("filter-input", self.input(new_only("refuse"))),
             chain(
                 "filter-forward",
-                vec![invalid_segments(), new_only("refuse"), new_only("virtual-addresses")],
+                vec![
+                    pass_established(),
+                    invalid_segments(),
+                    new_only("refuse-forwarded"),
+                    new_only("virtual-addresses"),
+                ],
             ),
-            chain("filter-output", vec![new_only("refuse"), new_only("virtual-addresses")]),
+            chain(
+                "filter-output",
+                vec![pass_established(), new_only("refuse"), new_only("virtual-addresses")],
+            ),
             chain("postrouting", vec![[translated(), jump("masquerade")].concat()]),
-        ]
+        ]);
+        chains
     }
 
     /// The chain that chooses a backend for entries of `set`.
@@ -155,18 +188,29 @@ impl<'a> Rules<'a> {
         RuleChain { name: dispatch_chain(set, dispatch), rules }
     }
 
-    /// From a packet to the chain that chooses a backend.
+    /// From a packet to the chain that chooses a backend, or by way of the node's ports.
+    ///
+    /// Every lookup of a packet sees the table as it is at that moment, so a transaction between two
+    /// lookups of one packet can let the second one miss: an entry said three backends, and now there
+    /// are two. Asking again from the start finds the new state. (Kernels before 6.17 can also miss
+    /// an element that is replaced within a transaction.) A packet that meets its entry asks once.
     fn services(&self, outside: bool) -> Vec<Vec<Expression>> {
-        let mut rules = Vec::new();
-        if !outside {
-            rules.push(self.guard());
-            rules.push([self.is_outside(), vec![goto("services-outside")]].concat());
-        }
-        for set in twice(maps(outside)) {
-            let dispatch = vec![self.lookup(&dispatch_map(set), DISPATCH, Outcome::Verdict)];
-            rules.push([self.gate(set), self.packet_key(set), self.entry(set), dispatch].concat());
-        }
-        rules
+        let mut once = self.dispatch(&exact_maps(outside));
+        once.push(self.at_node(if outside { "node-ports-outside" } else { "node-ports" }));
+        let rules = match outside {
+            true => Vec::new(),
+            false => vec![self.guard(), self.to_outside("services-outside")],
+        };
+        [rules, once.clone(), once].concat()
+    }
+
+    /// From an entry to the chain that chooses a backend.
+    fn dispatch(&self, maps: &[SetName]) -> Vec<Vec<Expression>> {
+        let rule = |set: &SetName| {
+            let dispatch = self.lookup(&dispatch_map(*set), DISPATCH, Outcome::Verdict);
+            [self.packet_key(*set), self.entry(*set), vec![dispatch]].concat()
+        };
+        maps.iter().map(rule).collect()
     }
 
     /// Drops connections to guarded frontends from sources that are not allowed.
@@ -183,16 +227,24 @@ impl<'a> Rules<'a> {
     }
 
     /// Refuses or drops new connections that meet a frontend nobody serves.
-    fn refuse(&self, outside: bool) -> Vec<Vec<Expression>> {
-        let mut rules = Vec::new();
-        if !outside {
-            rules.push([self.is_outside(), vec![goto("refuse-outside")]].concat());
-        }
-        for set in maps(outside) {
+    fn refuse(&self, maps: &[SetName]) -> Vec<Vec<Expression>> {
+        let rule = |set: &SetName| {
             let refusal =
                 vec![mask(FLAGS, flag::REFUSED), self.lookup(REFUSALS, FLAGS, Outcome::Verdict)];
-            rules.push([self.gate(set), self.packet_key(set), self.entry(set), refusal].concat());
-        }
+            [self.packet_key(*set), self.entry(*set), refusal].concat()
+        };
+        maps.iter().map(rule).collect()
+    }
+
+    /// The same for what ends or begins on this node.
+    fn refuse_local(&self, outside: bool) -> Vec<Vec<Expression>> {
+        let (first, node_ports) = match outside {
+            true => (None, "refuse-node-ports-outside"),
+            false => (Some(self.to_outside("refuse-outside")), "refuse-node-ports"),
+        };
+        let mut rules: Vec<_> = first.into_iter().collect();
+        rules.extend(self.refuse(&exact_maps(outside)));
+        rules.push(self.at_node(node_ports));
         rules
     }
 
@@ -229,38 +281,46 @@ impl<'a> Rules<'a> {
             self.lookup(SetName::Hairpins.as_str(), Register(0), Outcome::Member),
             goto("rewrite-source"),
         ];
-        vec![
-            hairpin,
-            [self.is_pod(), vec![goto("masquerade-pod")]].concat(),
-            [is_local(FibAddress::Source, Comparison::Equal), vec![goto("masquerade-node")]]
-                .concat(),
-            vec![goto("masquerade-outside")],
-        ]
+        let mut rules = vec![hairpin];
+        rules.extend(self.for_pods(&[goto("masquerade-pod")]));
+        rules.push([came_in(), vec![goto("masquerade-outside")]].concat());
+        rules.push(vec![goto("masquerade-node")]);
+        rules
     }
 
     /// Looks up, by the original destination, how a connection's source is treated. The order of
-    /// the maps is that of [`Rules::services`], so that the same entry is found.
-    fn masquerade_from(&self, origin: u32, outside: bool) -> Vec<Vec<Expression>> {
-        let rule = |set: SetName| {
-            let is_node_port = matches!(set, SetName::NodePorts | SetName::OutsideNodePorts);
-            let gate = match is_node_port {
-                true => self.in_ranges(
-                    SetName::NodeAddresses,
-                    self.original_destination(KEY),
-                    Outcome::Member,
-                ),
-                false => vec![],
-            };
+    /// the maps is that of [`Rules::services`], so that the same entry is found, and they are asked
+    /// twice for the same reason.
+    fn masquerade_from(
+        &self,
+        origin: u32,
+        outside: bool,
+        node_ports: &str,
+    ) -> Vec<Vec<Expression>> {
+        let destination = self.original_destination(KEY);
+        let mut at_node = self.in_ranges(SetName::NodeAddresses, destination, Outcome::Member);
+        at_node.extend(jump(node_ports));
+        let mut once = self.source_of(&exact_maps(outside), origin);
+        once.push(at_node);
+        [once.clone(), once].concat()
+    }
+
+    /// Rewrites the source if the entry says so for this origin.
+    fn source_of(&self, maps: &[SetName], origin: u32) -> Vec<Vec<Expression>> {
+        let rule = |set: &SetName| {
             let treatment =
                 vec![mask(FLAGS, origin), self.lookup(SOURCES, FLAGS, Outcome::Verdict)];
-            [gate, self.original_key(set), self.entry(set), treatment].concat()
+            [self.original_key(*set), self.entry(*set), treatment].concat()
         };
-        twice(maps(outside)).map(rule).collect()
+        maps.iter().map(rule).collect()
     }
 
     /// What arrives for this node.
     fn input(&self, refuse: Vec<Expression>) -> Vec<Vec<Expression>> {
-        let mut rules = vec![self.invalid_from_pods(), refuse];
+        let mut rules = vec![pass_established()];
+        // What a pod sends to this node and no connection can place.
+        rules.extend(self.for_pods(&invalid_segments()));
+        rules.push(refuse);
         if self.family == Family::Ipv4 {
             // The kernel drops ::1 from elsewhere whatever is set.
             rules.push([state_new(), loopback_from_elsewhere()].concat());
@@ -268,63 +328,73 @@ impl<'a> Rules<'a> {
         rules
     }
 
-    /// Drops what a pod sends to this node and no connection can place; see [`invalid_segments`].
-    fn invalid_from_pods(&self) -> Vec<Expression> {
-        [self.is_pod(), invalid_segments()].concat()
-    }
-
     /// Goes on for connections from outside only.
     fn is_outside(&self) -> Vec<Expression> {
-        [self.is_no_pod(), is_local(FibAddress::Source, Comparison::NotEqual)].concat()
+        [self.pod_tests(Comparison::NotEqual).concat(), came_in()].concat()
     }
 
-    fn is_pod(&self) -> Vec<Expression> {
-        self.pod(Outcome::Member, Comparison::Equal)
+    /// Rules that do this for pods: one for each way to tell them.
+    fn for_pods(&self, then: &[Expression]) -> impl Iterator<Item = Vec<Expression>> {
+        self.pod_tests(Comparison::Equal).into_iter().map(move |is_pod| [&is_pod, then].concat())
     }
 
-    fn is_no_pod(&self) -> Vec<Expression> {
-        self.pod(Outcome::NotMember, Comparison::NotEqual)
-    }
-
-    fn pod(&self, by_source: Outcome, by_interface: Comparison) -> Vec<Expression> {
+    /// What tells a pod, or that it is none: one of these is equal, or all are different.
+    ///
+    /// Ranges are compared and not looked up: they are few, and every new connection is asked for
+    /// them two or three times.
+    fn pod_tests(&self, comparison: Comparison) -> Vec<Vec<Expression>> {
         let interface = |value: Vec<u8>| {
-            vec![
-                Expression::Meta { key: MetaKey::InputInterface, into: Register(0) },
-                Expression::Compare { register: Register(0), comparison: by_interface, value },
-            ]
+            vec![vec![
+                Expression::Meta { key: MetaKey::InputInterface, into: KEY },
+                Expression::Compare { register: KEY, comparison, value },
+            ]]
         };
         match self.detector {
-            LocalDetector::None | LocalDetector::Sources(_) => {
-                self.in_ranges(SetName::PodRanges, self.source_address(KEY), by_source)
+            LocalDetector::None => Vec::new(),
+            LocalDetector::Sources(ranges) => {
+                let of_family = ranges
+                    .iter()
+                    .filter(|range| range.addr().is_ipv4() == (self.family == Family::Ipv4));
+                let in_range = |range: &IpNet| {
+                    let mask = octets(range.netmask());
+                    let value = octets(range.network());
+                    vec![
+                        self.source_address(KEY),
+                        Expression::Mask { from: KEY, into: KEY, mask },
+                        Expression::Compare { register: KEY, comparison, value },
+                    ]
+                };
+                of_family.map(in_range).collect()
             }
-            LocalDetector::Interface(name) => {
-                let mut name = name.as_bytes().to_vec();
-                name.resize(INTERFACE_NAME_LENGTH, 0);
-                interface(name)
-            }
+            LocalDetector::Interface(name) => interface(interface_name(name.as_bytes())),
             LocalDetector::InterfacePrefix(prefix) => interface(prefix.as_bytes().to_vec()),
         }
     }
 
-    /// For maps of node ports: goes on only for addresses that accept them.
-    fn gate(&self, set: SetName) -> Vec<Expression> {
-        if !matches!(set, SetName::NodePorts | SetName::OutsideNodePorts) {
-            return Vec::new();
-        }
-        let mut gate = is_local(FibAddress::Destination, Comparison::Equal);
+    /// Leads connections from outside to a chain of their own.
+    fn to_outside(&self, chain: &str) -> Vec<Expression> {
+        [self.is_outside(), vec![goto(chain)]].concat()
+    }
+
+    /// Leads what is for an address that accepts node ports to the chain that looks them up.
+    fn at_node(&self, chain: &str) -> Vec<Expression> {
+        // The set first: it is cheaper than the routing tables, and most packets are for others.
         let destination = self.destination_address(KEY);
-        gate.extend(self.in_ranges(SetName::NodeAddresses, destination, Outcome::Member));
+        let mut rule = self.in_ranges(SetName::NodeAddresses, destination.clone(), Outcome::Member);
+        rule.extend(is_of_this_node());
+        rule.push(destination);
         // Not loopback: answers from elsewhere to 127/8 are martian, and ::1 never leaves a host.
         let loopback = match self.family {
             Family::Ipv4 => vec![127],
             Family::Ipv6 => Ipv6Addr::LOCALHOST.octets().to_vec(),
         };
-        gate.push(Expression::Compare {
+        rule.push(Expression::Compare {
             register: KEY,
             comparison: Comparison::NotEqual,
             value: loopback,
         });
-        gate
+        rule.extend(jump(chain));
+        rule
     }
 
     /// Goes on if an address, which `load` puts into the first registers, is in one of the ranges
@@ -440,26 +510,31 @@ pub const NODE_PORTS: (u16, u16) = (30000, 32767);
 /// Number of TCP (IANA protocol numbers).
 const TCP: u8 = 6;
 
-/// The maps in the order in which they are consulted.
-fn maps(outside: bool) -> Vec<SetName> {
+/// The maps of frontends with an address of their own, in the order in which they are consulted.
+fn exact_maps(outside: bool) -> Vec<SetName> {
     match outside {
-        true => vec![
-            SetName::OutsideFrontends,
-            SetName::Frontends,
-            SetName::OutsideNodePorts,
-            SetName::NodePorts,
-        ],
-        false => vec![SetName::Frontends, SetName::NodePorts],
+        true => vec![SetName::OutsideFrontends, SetName::Frontends],
+        false => vec![SetName::Frontends],
     }
 }
 
-/// Every lookup of a packet sees the table as it is at that moment, so a transaction between two
-/// lookups of one packet can let the second one miss: an entry said three backends, and now there
-/// are two. Asking again from the start finds the new state. (Kernels before 6.17 can also miss an
-/// element that is replaced within a transaction.) A packet that meets its entry asks once.
-fn twice(maps: Vec<SetName>) -> impl Iterator<Item = SetName> {
-    let again = maps.clone();
-    maps.into_iter().chain(again)
+/// The maps of frontends at the node's addresses, which are consulted after them.
+fn node_port_maps(outside: bool) -> Vec<SetName> {
+    match outside {
+        true => vec![SetName::OutsideNodePorts, SetName::NodePorts],
+        false => vec![SetName::NodePorts],
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn jump(chain: &str) -> Vec<Expression> {
+    vec![Expression::Verdict(Verdict::Jump(chain.into()))]
 }
 
 fn goto(chain: &str) -> Expression {
@@ -474,18 +549,45 @@ fn transport_protocol(into: Register) -> Expression {
     Expression::Meta { key: MetaKey::TransportProtocol, into }
 }
 
-/// Goes on if the routing tables call an address local, or if they don't.
-fn is_local(of: FibAddress, comparison: Comparison) -> Vec<Expression> {
+/// Goes on if the routing tables call the destination an address of this node.
+fn is_of_this_node() -> Vec<Expression> {
     let value = AddressType::Local.value().to_vec();
     vec![
-        Expression::AddressType { of, into: Register(0) },
-        Expression::Compare { register: Register(0), comparison, value },
+        Expression::AddressType { of: FibAddress::Destination, into: KEY },
+        Expression::Compare { register: KEY, comparison: Comparison::Equal, value },
     ]
+}
+
+/// Goes on if the packet was not made on this node: it arrived, and not by the loopback. (What arrives
+/// with a source of this node's own is martian, and dropped by the kernel.)
+fn came_in() -> Vec<Expression> {
+    let differs = |name: &[u8]| Expression::Compare {
+        register: KEY,
+        comparison: Comparison::NotEqual,
+        value: interface_name(name),
+    };
+    let interface = Expression::Meta { key: MetaKey::InputInterface, into: KEY };
+    vec![interface, differs(b""), differs(b"lo")]
+}
+
+/// A name as the kernel compares it.
+fn interface_name(name: &[u8]) -> Vec<u8> {
+    let mut value = name.to_vec();
+    value.resize(INTERFACE_NAME_LENGTH, 0);
+    value
 }
 
 /// Goes on if the packet begins a connection.
 fn state_new() -> Vec<Expression> {
     has_bit(ConntrackKey::State, status::STATE_NEW)
+}
+
+/// Lets packets of known connections pass: nearly all there are.
+fn pass_established() -> Vec<Expression> {
+    let known = status::STATE_ESTABLISHED | status::STATE_RELATED;
+    let mut rule = has_bit(ConntrackKey::State, known);
+    rule.push(Expression::Verdict(Verdict::Accept));
+    rule
 }
 
 /// Drops TCP segments that belong to no connection, such as those outside of its window. They are
@@ -507,21 +609,15 @@ fn invalid_segments() -> Vec<Expression> {
 fn loopback_from_elsewhere() -> Vec<Expression> {
     let destination =
         Expression::Payload { base: PayloadBase::Network, offset: 16, length: 1, into: KEY };
-    let mut own = b"lo".to_vec();
-    own.resize(INTERFACE_NAME_LENGTH, 0);
     let compare = |comparison, value| Expression::Compare { register: KEY, comparison, value };
     let mut rule = vec![
         destination,
         compare(Comparison::Equal, vec![127]),
         Expression::Meta { key: MetaKey::InputInterface, into: KEY },
-        compare(Comparison::NotEqual, own),
+        compare(Comparison::NotEqual, interface_name(b"lo")),
     ];
     // What another program's rules have led here is its own business.
-    rule.extend([
-        Expression::Conntrack { key: ConntrackKey::Status, into: KEY },
-        mask(KEY, status::DESTINATION_NAT),
-        compare(Comparison::Equal, vec![0; 4]),
-    ]);
+    rule.extend(untranslated());
     rule.push(Expression::Verdict(Verdict::Drop));
     rule
 }
@@ -557,11 +653,22 @@ fn translated() -> Vec<Expression> {
     has_bit(ConntrackKey::Status, status::DESTINATION_NAT)
 }
 
+/// Goes on if nobody has rewritten the connection's destination.
+fn untranslated() -> Vec<Expression> {
+    bits(ConntrackKey::Status, status::DESTINATION_NAT, Comparison::Equal)
+}
+
+/// Goes on if one of these bits is set.
 fn has_bit(key: ConntrackKey, bit: u32) -> Vec<Expression> {
+    bits(key, bit, Comparison::NotEqual)
+}
+
+/// Compares some bits with none.
+fn bits(key: ConntrackKey, bits: u32, with_none: Comparison) -> Vec<Expression> {
     let register = Register(0);
     vec![
         Expression::Conntrack { key, into: register },
-        mask(register, bit),
-        Expression::Compare { register, comparison: Comparison::NotEqual, value: vec![0; 4] },
+        mask(register, bits),
+        Expression::Compare { register, comparison: with_none, value: vec![0; 4] },
     ]
 }

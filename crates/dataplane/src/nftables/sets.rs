@@ -58,9 +58,7 @@ fn declaration(name: SetName, family: Family) -> Set {
         SetName::Guarded => plain(&[ip, PROTOCOL, PORT]),
         SetName::AllowedSources => ranges(&[ip, PROTOCOL, PORT, ip]),
         SetName::Hairpins => plain(&[ip, ip]),
-        SetName::ServiceRanges | SetName::PodRanges | SetName::NodeAddresses => {
-            ranges(&[ip, PROTOCOL])
-        }
+        SetName::ServiceRanges | SetName::NodeAddresses => ranges(&[ip, PROTOCOL]),
     }
 }
 

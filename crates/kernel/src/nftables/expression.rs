@@ -71,6 +71,10 @@ pub enum ConntrackKey {
 
 /// Bits of [`ConntrackKey::State`] and [`ConntrackKey::Status`].
 pub mod status {
+    /// State: the packet is of a connection that has been answered.
+    pub const STATE_ESTABLISHED: u32 = 1 << 1;
+    /// State: the packet is about a connection that is known, as an ICMP error is.
+    pub const STATE_RELATED: u32 = 1 << 2;
     /// State: the packet begins a connection, or nothing has answered yet.
     pub const STATE_NEW: u32 = 1 << 3;
     /// Of the state: the packet belongs to no connection and can't begin one.
