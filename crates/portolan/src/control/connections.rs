@@ -12,9 +12,10 @@ use kernel::conntrack::{Entry, Filter, Transport};
 use kernel::netlink::{self, Socket};
 use model::{Family, Protocol};
 use plan::{FrontendAddress, FrontendKey, NodePlan};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-/// How often connections are counted for metrics.
+/// How often connections are counted for metrics at most.
 const PERIOD: Duration = Duration::from_secs(15);
 
 /// Who is asked for them.
@@ -74,15 +75,17 @@ pub(super) fn by_service(plan: &NodePlan, tally: &Tally) -> BTreeMap<String, u64
     counts
 }
 
-/// Counts again and again and hands the counts to `note`. Has to be called on a thread of the node's
-/// network namespace.
+/// Counts once, and again each time somebody has `asked`, and hands the counts to `note`. Has to be
+/// called on a thread of the node's network namespace.
 pub(crate) fn watch(
     updates: Updates,
+    asked: Arc<Notify>,
     note: impl Fn(BTreeMap<String, u64>) + Send + 'static,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let netfilter = open()?;
     Ok(async move {
         loop {
+            let counted = Instant::now();
             match tally(netfilter.clone()).await {
                 Ok(tally) => {
                     let (reply, answered) = oneshot::channel();
@@ -99,7 +102,9 @@ pub(crate) fn watch(
                 }
                 Err(error) => tracing::debug!(%error, "connections are not counted"),
             }
-            tokio::time::sleep(PERIOD).await;
+            asked.notified().await;
+            let due = counted + PERIOD;
+            tokio::time::sleep_until(due).await;
         }
     })
 }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 
 use super::serve::Answer;
 
@@ -52,6 +53,8 @@ pub(crate) struct Metrics {
     waiting: Arc<Mutex<Vec<Waiting>>>,
     since: SystemTime,
     connections: PerService,
+    /// Somebody has read the metrics: what takes long to count is counted again for the next time.
+    read: Arc<Notify>,
 }
 
 /// A change of endpoints that is not programmed yet.
@@ -99,6 +102,7 @@ impl Metrics {
             waiting: Arc::default(),
             since: SystemTime::now(),
             connections: PerService::default(),
+            read: Arc::default(),
         };
         for labels in FAMILIES.map(by_family) {
             // What has not happened yet is told as zero, so that rates begin where they should.
@@ -121,7 +125,7 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.sub_registry_with_prefix("portolan").register(
             "service_connections",
-            "Tracked connections of the Services that have the most of them",
+            "Tracked connections of the Services that have the most of them, as of the last reading",
             self.connections.clone(),
         );
         let all = registry.sub_registry_with_prefix("kubeproxy");
@@ -248,6 +252,11 @@ impl Metrics {
         }
     }
 
+    /// Told of each reading.
+    pub(super) fn read(&self) -> Arc<Notify> {
+        self.read.clone()
+    }
+
     /// Notes how many connections each Service has.
     pub(super) fn connected(&self, counts: BTreeMap<String, u64>) {
         let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
@@ -278,6 +287,7 @@ impl Metrics {
 
     /// All of it, as Prometheus reads it (OpenMetrics 1.0).
     pub(super) fn answer(&self) -> Answer {
+        self.read.notify_one();
         let mut text = String::new();
         // Writing into a String can't fail.
         let _ = encode(&mut text, &self.registry);

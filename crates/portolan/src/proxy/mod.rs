@@ -216,8 +216,9 @@ impl Proxy {
         if self.takes_over {
             // Metrics are served by a proxy of its own only.
             let metrics = self.metrics.clone();
+            let asked = metrics.read();
             let note = move |counts| metrics.connected(counts);
-            self.tasks.spawn(control::connections::watch(sync.updates(), note)?);
+            self.tasks.spawn(control::connections::watch(sync.updates(), asked, note)?);
         }
         if let Some(path) = &self.socket {
             match control::serve(path, sync.updates()) {
