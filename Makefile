@@ -7,10 +7,12 @@ KUBECTL := target/tools/kubectl
 
 # Programs that pods and hosts of the lab run.
 LAB_COMMANDS := nginx mariadbd mariadb dig curl ping
+# Programs that the bench writes other proxies' rules with.
+BENCH_COMMANDS := nft ip iptables conntrack
 # Programs that tests look at the kernel with.
 TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
 
-.PHONY: help run build test test-unit test-e2e lint format clean
+.PHONY: help run build test test-unit test-e2e bench bench-quick lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,8 +35,18 @@ test-unit: ## Run unit, property and kernel tests (root).
 
 test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets and kubectl.
 	@scripts/install-packages cc $(TEST_COMMANDS)
-	$(CARGO) build -p portolan
+	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
+
+bench: ## Measure all and write docs/performance.md (root, half an hour). PEER=FILE adds a kube-proxy.
+	@scripts/install-packages cc $(BENCH_COMMANDS)
+	$(CARGO) build --release -p portolan -p bench
+	target/release/bench run $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
+
+bench-quick: ## Measure in some minutes; results go to target/bench (root).
+	@scripts/install-packages cc $(BENCH_COMMANDS)
+	$(CARGO) build --release -p portolan -p bench
+	target/release/bench run --quick --out target/bench $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
 
 $(KUBECTL):
 	@scripts/fetch-kubectl

@@ -10,7 +10,7 @@ mod server;
 
 pub use lab::Lab;
 pub use proxy::Proxy;
-pub use run::{Output, kubectl_path, portolan_path, run};
+pub use run::{Output, bench_path, kubectl_path, portolan_path, run};
 pub use server::Server;
 
 use std::io::Write;

@@ -99,6 +99,11 @@ pub fn portolan_path() -> PathBuf {
     built("PORTOLAN", "target/debug/portolan", "cargo build -p portolan")
 }
 
+/// The bench: `$BENCH`, or the debug build.
+pub fn bench_path() -> PathBuf {
+    built("BENCH", "target/debug/bench", "cargo build -p bench")
+}
+
 /// The kubectl to test with: `$KUBECTL`, or the one that the Makefile fetches.
 pub fn kubectl_path() -> PathBuf {
     built("KUBECTL", "target/tools/kubectl", "scripts/fetch-kubectl")

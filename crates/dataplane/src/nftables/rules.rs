@@ -113,8 +113,8 @@ impl<'a> Rules<'a> {
             // What is forwarded goes to no address of this node.
             chain("refuse-forwarded-outside", self.refuse(&exact_maps(true))),
             chain("refuse-forwarded", {
-                let to_outside = self.to_outside("refuse-forwarded-outside");
-                [vec![to_outside], self.refuse(&exact_maps(false))].concat()
+                let outside = self.lead_outside("refuse-forwarded-outside");
+                [vec![outside], self.refuse(&exact_maps(false))].concat()
             }),
             chain("virtual-addresses", self.virtual_addresses()),
         ];
@@ -199,7 +199,7 @@ impl<'a> Rules<'a> {
         once.push(self.at_node(if outside { "node-ports-outside" } else { "node-ports" }));
         let rules = match outside {
             true => Vec::new(),
-            false => vec![self.guard(), self.to_outside("services-outside")],
+            false => vec![self.guard(), self.lead_outside("services-outside")],
         };
         [rules, once.clone(), once].concat()
     }
@@ -240,7 +240,7 @@ impl<'a> Rules<'a> {
     fn refuse_local(&self, outside: bool) -> Vec<Vec<Expression>> {
         let (first, node_ports) = match outside {
             true => (None, "refuse-node-ports-outside"),
-            false => (Some(self.to_outside("refuse-outside")), "refuse-node-ports"),
+            false => (Some(self.lead_outside("refuse-outside")), "refuse-node-ports"),
         };
         let mut rules: Vec<_> = first.into_iter().collect();
         rules.extend(self.refuse(&exact_maps(outside)));
@@ -372,7 +372,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Leads connections from outside to a chain of their own.
-    fn to_outside(&self, chain: &str) -> Vec<Expression> {
+    fn lead_outside(&self, chain: &str) -> Vec<Expression> {
         [self.is_outside(), vec![goto(chain)]].concat()
     }
 

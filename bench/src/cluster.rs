@@ -1,0 +1,134 @@
+//! The cluster that every proxy is measured with: N Services of ten endpoints each, as the JSON that an
+//! API server sends.
+//!
+//! Objects are as large as real ones: they carry the labels, annotations and `managedFields` that the
+//! controllers of a cluster write.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+/// Endpoints of each Service.
+pub(crate) const ENDPOINTS: u32 = 10;
+/// Where a cluster's pods have their addresses.
+pub(crate) const POD_RANGE: &str = "10.128.0.0/9";
+/// The part of it that endpoints have theirs in.
+pub(crate) const ENDPOINT_RANGE: &str = "10.128.0.0/10";
+/// Where Services have theirs.
+pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/12";
+/// The port of every Service.
+pub(crate) const SERVICE_PORT: u16 = 80;
+/// The port of every endpoint.
+pub(crate) const ENDPOINT_PORT: u16 = 8080;
+/// The node that is measured.
+pub(crate) const NODE: &str = "node-1";
+/// Its address.
+pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Each of these first Services has a node port.
+const NODE_PORTS: u32 = 500;
+
+/// The address of Service number `service`.
+pub(crate) fn cluster_ip(service: u32) -> Ipv4Addr {
+    // The first addresses are those of the cluster's own Services.
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + service)
+}
+
+/// The port of the node that leads to Service number `service`, if it has one.
+pub(crate) fn node_port(service: u32) -> Option<u16> {
+    (service < NODE_PORTS).then(|| 30_000 + service as u16)
+}
+
+/// The address of an endpoint, in the beginning.
+pub(crate) fn endpoint(service: u32, index: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + service * ENDPOINTS + index)
+}
+
+/// The address of the endpoint that takes another's place in change number `change`: each is used
+/// once, so that it is known by what in the kernel has that address.
+pub(crate) fn new_endpoint(change: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 160, 0, 0)) + change)
+}
+
+/// The addresses of a Service's endpoints, in the beginning.
+pub(crate) fn endpoints(service: u32) -> Vec<Ipv4Addr> {
+    (0..ENDPOINTS).map(|index| endpoint(service, index)).collect()
+}
+
+/// Name of Service number `service`; its namespace is `team-K`.
+pub(crate) fn name(service: u32) -> String {
+    format!("service-{service:05}")
+}
+
+fn namespace(service: u32) -> String {
+    format!("team-{:02}", service % 50)
+}
+
+fn metadata(kind: &str, service: u32, name: &str, version: u64, more: &str) -> String {
+    let namespace = namespace(service);
+    format!(
+        r#""metadata":{{"name":"{name}","namespace":"{namespace}","uid":"{kind:0>8}-0000-4000-8000-{service:012x}","resourceVersion":"{version}","generation":1,"creationTimestamp":"2026-01-01T00:00:00Z"{more}}}"#
+    )
+}
+
+/// A Service as JSON.
+pub(crate) fn service(service: u32, version: u64) -> String {
+    let name = name(service);
+    let ip = cluster_ip(service);
+    let (service_type, node_port) = match node_port(service) {
+        Some(port) => ("NodePort", format!(r#","nodePort":{port}"#)),
+        None => ("ClusterIP", String::new()),
+    };
+    let more = format!(
+        r#","labels":{{"app":"{name}","app.kubernetes.io/managed-by":"Helm"}},"annotations":{{"meta.helm.sh/release-name":"{name}","meta.helm.sh/release-namespace":"{}"}},"managedFields":[{{"manager":"helm","operation":"Update","apiVersion":"v1","time":"2026-01-01T00:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:annotations":{{".":{{}},"f:meta.helm.sh/release-name":{{}},"f:meta.helm.sh/release-namespace":{{}}}},"f:labels":{{".":{{}},"f:app":{{}},"f:app.kubernetes.io/managed-by":{{}}}}}},"f:spec":{{"f:internalTrafficPolicy":{{}},"f:ports":{{".":{{}},"k:{{\"port\":80,\"protocol\":\"TCP\"}}":{{".":{{}},"f:name":{{}},"f:port":{{}},"f:protocol":{{}},"f:targetPort":{{}}}}}},"f:selector":{{}},"f:sessionAffinity":{{}},"f:type":{{}}}}}}}}]"#,
+        namespace(service),
+    );
+    let metadata = metadata("5e", service, &name, version, &more);
+    format!(
+        r#"{{{metadata},"spec":{{"ports":[{{"name":"http","protocol":"TCP","port":{SERVICE_PORT},"targetPort":"http"{node_port}}}],"selector":{{"app":"{name}"}},"clusterIP":"{ip}","clusterIPs":["{ip}"],"type":"{service_type}","sessionAffinity":"None","ipFamilies":["IPv4"],"ipFamilyPolicy":"SingleStack","internalTrafficPolicy":"Cluster"}},"status":{{"loadBalancer":{{}}}}}}"#
+    )
+}
+
+/// Name of the slice of Service number `service`.
+pub(crate) fn slice_name(service: u32) -> String {
+    format!("{}-x7k2p", name(service))
+}
+
+/// The EndpointSlice of a Service as JSON.
+pub(crate) fn slice(service: u32, version: u64, endpoints: &[Ipv4Addr]) -> String {
+    let (name, namespace) = (name(service), namespace(service));
+    let more = format!(
+        r#","generateName":"{name}-","labels":{{"app":"{name}","app.kubernetes.io/managed-by":"Helm","endpointslice.kubernetes.io/managed-by":"endpointslice-controller.k8s.io","kubernetes.io/service-name":"{name}"}},"annotations":{{"endpoints.kubernetes.io/last-change-trigger-time":"2026-01-01T00:00:00Z"}},"ownerReferences":[{{"apiVersion":"v1","kind":"Service","name":"{name}","uid":"5e000000-0000-4000-8000-{service:012x}","controller":true,"blockOwnerDeletion":true}}],"managedFields":[{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"discovery.k8s.io/v1","time":"2026-01-01T00:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:addressType":{{}},"f:endpoints":{{}},"f:metadata":{{"f:annotations":{{".":{{}},"f:endpoints.kubernetes.io/last-change-trigger-time":{{}}}},"f:generateName":{{}},"f:labels":{{".":{{}},"f:app":{{}},"f:app.kubernetes.io/managed-by":{{}},"f:endpointslice.kubernetes.io/managed-by":{{}},"f:kubernetes.io/service-name":{{}}}},"f:ownerReferences":{{".":{{}},"k:{{\"uid\":\"5e\"}}":{{}}}}}},"f:ports":{{}}}}}}]"#
+    );
+    let metadata = metadata("e5", service, &slice_name(service), version, &more);
+    let mut json = format!(r#"{{{metadata},"addressType":"IPv4","endpoints":["#);
+    for (index, address) in endpoints.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // One node runs pods of few Services: no endpoint is on the measured one.
+        let node = 2 + (service.wrapping_mul(7) + index as u32) % 100;
+        let zone = node % 3;
+        let [_, _, a, b] = address.octets();
+        let pod = format!("{name}-6d4cf56db6-{a:02x}{b:02x}{index}");
+        // Writing into a String can't fail.
+        let _ = write!(
+            json,
+            r#"{comma}{{"addresses":["{address}"],"conditions":{{"ready":true,"serving":true,"terminating":false}},"targetRef":{{"kind":"Pod","namespace":"{namespace}","name":"{pod}","uid":"90000000-0000-4000-8000-{service:08x}{index:04x}"}},"nodeName":"node-{node}","zone":"zone-{zone}"}}"#
+        );
+    }
+    json.push_str(&format!(
+        r#"],"ports":[{{"name":"http","protocol":"TCP","port":{ENDPOINT_PORT}}}]}}"#
+    ));
+    json
+}
+
+/// The measured Node as JSON.
+pub(crate) fn node(version: u64) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"{NODE}","uid":"0de00000-0000-4000-8000-000000000001","resourceVersion":"{version}","creationTimestamp":"2026-01-01T00:00:00Z","labels":{{"kubernetes.io/hostname":"{NODE}","topology.kubernetes.io/zone":"zone-1"}}}},"spec":{{"podCIDR":"10.128.0.0/24","podCIDRs":["10.128.0.0/24"]}},"status":{{"addresses":[{{"type":"InternalIP","address":"{NODE_ADDRESS}"}},{{"type":"Hostname","address":"{NODE}"}}],"conditions":[{{"type":"Ready","status":"True"}}]}}}}"#
+    )
+}
+
+/// The range of Services as JSON.
+pub(crate) fn service_cidr(version: u64) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"kubernetes","uid":"c1d00000-0000-4000-8000-000000000001","resourceVersion":"{version}","creationTimestamp":"2026-01-01T00:00:00Z"}},"spec":{{"cidrs":["{SERVICE_RANGE}"]}},"status":{{"conditions":[{{"type":"Ready","status":"True"}}]}}}}"#
+    )
+}

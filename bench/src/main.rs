@@ -1,0 +1,186 @@
+//! What Portolan costs, measured against what users have today: in one run, on one machine, as ratios.
+//!
+//! `make bench` runs all of it and writes `docs/performance.md` with its data and pictures;
+//! `make bench-quick` takes a few minutes. The page describes the method.
+//!
+//! Start reading at [`control`] for what programming costs and at [`path`] for what a connection costs.
+
+mod cluster;
+mod compare;
+mod control;
+mod effect;
+mod page;
+mod path;
+mod plots;
+mod process;
+mod progress;
+mod proxies;
+mod results;
+mod site;
+mod source;
+mod statistics;
+mod targets;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use progress::Progress;
+use proxies::{Mode, Proxy};
+use results::Results;
+
+/// Measures what Portolan costs. Needs root: everything happens in network namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure, print the tables, and write results, page and pictures.
+    Run(Run),
+    /// Show what differs between two runs.
+    Compare {
+        /// Results of the earlier run.
+        old: PathBuf,
+        /// Results of the later run.
+        new: PathBuf,
+    },
+    /// Write page and pictures of results again.
+    Page {
+        /// Directory of `performance.md`, its results and pictures.
+        #[arg(long, default_value = "docs")]
+        docs: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Short runs, few of them, and no page: some minutes in all.
+    #[arg(long)]
+    quick: bool,
+    /// Only what programming costs.
+    #[arg(long, conflicts_with = "only_path")]
+    only_control: bool,
+    /// Only what a connection costs.
+    #[arg(long)]
+    only_path: bool,
+    /// The binary that is measured.
+    #[arg(long, value_name = "FILE", default_value = "target/release/portolan")]
+    portolan: PathBuf,
+    /// A kube-proxy to be measured in the same run on the same objects.
+    #[arg(long, value_name = "FILE")]
+    peer: Option<PathBuf>,
+    /// The data plane that the peer is to use.
+    #[arg(long, value_name = "MODE", default_value = "nftables")]
+    peer_mode: Mode,
+    /// Numbers of Services that programming is measured with.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1000,10000,50000")]
+    services: Vec<u32>,
+    /// Runs of each way of a connection [default: 7, quickly 5]
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Where the results go; page and pictures only if this is `docs`.
+    #[arg(long, value_name = "DIRECTORY", default_value = "docs")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(run) => measure(&run),
+        Command::Compare { old, new } => compare_files(&old, &new),
+        Command::Page { docs } => write_page(&docs),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(run: &Run) -> anyhow::Result<()> {
+    let portolan = &run.portolan;
+    ensure!(portolan.exists(), "{} is not there: `make build` makes it", portolan.display());
+    ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
+    let own = Proxy::Portolan(portolan.clone());
+    let peer = run.peer.clone().map(|program| Proxy::KubeProxy(program, run.peer_mode));
+    let proxies: Vec<&Proxy> = [&own].into_iter().chain(&peer).collect();
+    // What stands still for long is looked at: a kube-proxy takes minutes with many Services.
+    let limit = Duration::from_secs(if peer.is_some() { 1800 } else { 120 });
+    let amount = control::Amount {
+        changes: 1000,
+        burst: 100,
+        churn: if run.quick { 4_000 } else { 36_000 },
+        idle: Duration::from_secs(if run.quick { 3 } else { 20 }),
+        limit,
+    };
+    let rules = rules(run, &own, peer.as_ref());
+    let seconds = if run.quick { 0.3 } else { 2.0 };
+    let path_amount = path::Amount {
+        runs: run.runs.unwrap_or(if run.quick { 5 } else { 7 }),
+        run: Duration::from_secs_f64(seconds),
+        limit,
+    };
+    let parts = (run.services.len() * proxies.len()) as u64 + path_amount.parts(&rules);
+    let progress = Progress::new(parts);
+    let mut control = Vec::new();
+    if !run.only_path {
+        for services in &run.services {
+            for proxy in &proxies {
+                let measured = control::measure(proxy, *services, &amount, &progress)
+                    .with_context(|| format!("{} with {services} Services", proxy.name()))?;
+                control.push(measured);
+                progress.part();
+            }
+        }
+    }
+    let paths = match run.only_control {
+        true => Vec::new(),
+        false => path::measure(&rules, &path_amount, &progress)?,
+    };
+    drop(progress);
+    let results = Results::new(run.quick, control, paths);
+    print!("{}", page::tables(&results));
+    let directory = run.out.join("performance");
+    fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    results.write(&directory.join("results.json"))?;
+    println!("\nwritten to {}", directory.join("results.json").display());
+    match run.out.join("performance.md").exists() {
+        true => write_page(&run.out),
+        false => Ok(()),
+    }
+}
+
+/// The rules that connections are made under.
+fn rules(run: &Run, own: &Proxy, peer: Option<&Proxy>) -> Vec<path::Rules> {
+    use path::Rules;
+    let mut rules = vec![Rules::None];
+    rules.extend(run.services.iter().map(|services| Rules::Of(own.clone(), *services)));
+    // Loading more of these takes minutes.
+    let shaped = if run.quick { vec![1_000] } else { vec![1_000, 10_000] };
+    for services in shaped {
+        rules.extend([Rules::NftablesShape(services), Rules::IptablesShape(services)]);
+        rules.extend(peer.map(|peer| Rules::Of(peer.clone(), services)));
+    }
+    rules
+}
+
+fn compare_files(old: &std::path::Path, new: &std::path::Path) -> anyhow::Result<()> {
+    print!("{}", compare::table(&Results::read(old)?, &Results::read(new)?));
+    Ok(())
+}
+
+fn write_page(docs: &std::path::Path) -> anyhow::Result<()> {
+    let directory = docs.join("performance");
+    let results = Results::read(&directory.join("results.json"))?;
+    plots::draw(&directory, &results)?;
+    page::update(&docs.join("performance.md"), &results)
+}

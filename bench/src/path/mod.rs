@@ -1,0 +1,324 @@
+//! What a connection costs on its way: by the pod's address, through a ClusterIP, through a node port,
+//! under the rules of several proxies.
+//!
+//! Each rule set has a site of its own, so that all are there at the same time and are measured in
+//! turn, in alternating order: what the machine does meanwhile hits them alike.
+
+mod shapes;
+mod traffic;
+
+use std::fs;
+use std::net::SocketAddrV4;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use kernel::netns::Netns;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{self, ENDPOINT_PORT, NODE_ADDRESS, SERVICE_PORT};
+use crate::effect::wait_for_answers;
+use crate::process::Measured;
+use crate::progress::Progress;
+use crate::proxies::Proxy;
+use crate::site::Site;
+use crate::source::{Source, write_kubeconfig};
+use crate::statistics::{Spread, quantile};
+use traffic::Endpoints;
+
+/// How much is to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    /// Runs of each.
+    pub(crate) runs: usize,
+    /// Length of a run.
+    pub(crate) run: Duration,
+    /// How long loading a rule set may take.
+    pub(crate) limit: Duration,
+}
+
+impl Amount {
+    /// Parts that [`measure`] has, for who shows its progress.
+    pub(crate) fn parts(&self, rules: &[Rules]) -> u64 {
+        (rules.len() + self.runs) as u64
+    }
+}
+
+/// Whose rules.
+#[derive(Debug, Clone)]
+pub(crate) enum Rules {
+    /// Nobody's: not even connections are tracked.
+    None,
+    /// A proxy's, with so many Services.
+    Of(Proxy, u32),
+    /// In the shape of kube-proxy's nftables mode.
+    NftablesShape(u32),
+    /// In the shape of kube-proxy's iptables mode, loaded into legacy iptables.
+    IptablesShape(u32),
+}
+
+/// How connections reach the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Way {
+    /// By its address, from a pod.
+    Direct,
+    /// Through the last Service's ClusterIP, from a pod.
+    ClusterIp,
+    /// By its address, from outside.
+    DirectFromOutside,
+    /// Through a node port, from outside.
+    NodePort,
+}
+
+/// What was measured of one way under one rule set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Path {
+    /// Whose rules: `none`, `portolan` or another.
+    pub(crate) rules: String,
+    /// Number of Services.
+    pub(crate) services: u32,
+    /// How connections reach the pod.
+    pub(crate) way: Way,
+    /// New connections a second.
+    pub(crate) connections: Spread,
+    /// The same as a share of the connections without rules, run by run.
+    pub(crate) of_no_rules: Spread,
+    /// The same as a share of the direct way under the same rules, run by run.
+    pub(crate) of_direct: Spread,
+    /// Processor time of a connection at both ends and between, in microseconds.
+    pub(crate) cpu_us: Spread,
+    /// Time of an answer on an open connection, in microseconds: half take no longer.
+    pub(crate) answer_p50_us: Spread,
+    /// 99 of 100 take no longer.
+    pub(crate) answer_p99_us: Spread,
+    /// Bytes a second on an open connection.
+    pub(crate) throughput: Spread,
+}
+
+/// A rule set that is loaded.
+struct Loaded {
+    name: String,
+    services: u32,
+    site: Site,
+    endpoints: Endpoints,
+    /// The proxy that keeps it; it goes with this.
+    _process: Option<Measured>,
+}
+
+/// One way under one rule set, and what its runs have shown.
+struct Case<'l> {
+    rules: &'l Loaded,
+    way: Way,
+    connections: Vec<f64>,
+    cpu_us: Vec<f64>,
+    answer_p50_us: Vec<f64>,
+    answer_p99_us: Vec<f64>,
+    throughput: Vec<f64>,
+}
+
+/// Measures all ways under all of these rules.
+pub(crate) fn measure(
+    rules: &[Rules],
+    amount: &Amount,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Path>> {
+    let mut loaded = Vec::new();
+    for rules in rules {
+        let services = rules.services();
+        progress.step(&format!("loading the rules of {}, {services} Services", rules.name()));
+        loaded.push(Loaded::new(rules, amount).with_context(|| rules.name())?);
+        progress.part();
+    }
+    let mut cases: Vec<Case<'_>> =
+        loaded.iter().flat_map(|rules| rules.ways().map(|way| Case::new(rules, way))).collect();
+    for run in 0..amount.runs {
+        progress.step(&format!("traffic, run {} of {}", run + 1, amount.runs));
+        let order: Vec<usize> = match run % 2 {
+            0 => (0..cases.len()).collect(),
+            _ => (0..cases.len()).rev().collect(),
+        };
+        for place in order {
+            let case = &mut cases[place];
+            let context = format!("{} under the rules of {}", case.way.name(), case.rules.name);
+            case.run(amount.run).context(context)?;
+        }
+        progress.part();
+    }
+    Ok(cases.iter().map(|case| case.result(&cases)).collect())
+}
+
+impl Rules {
+    fn name(&self) -> String {
+        match self {
+            Rules::None => "none".to_owned(),
+            Rules::Of(proxy, _) => proxy.name().to_owned(),
+            Rules::NftablesShape(_) => "kube-proxy-nftables-shape".to_owned(),
+            Rules::IptablesShape(_) => "kube-proxy-iptables-shape".to_owned(),
+        }
+    }
+
+    fn services(&self) -> u32 {
+        match self {
+            Rules::None => 0,
+            Rules::Of(_, n) | Rules::NftablesShape(n) | Rules::IptablesShape(n) => *n,
+        }
+    }
+}
+
+impl Way {
+    /// Its name in text.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Way::Direct => "pod address",
+            Way::ClusterIp => "ClusterIP",
+            Way::DirectFromOutside => "pod address, from outside",
+            Way::NodePort => "NodePort, from outside",
+        }
+    }
+
+    /// The way without translation from the same place.
+    fn direct(self) -> Way {
+        match self {
+            Way::Direct | Way::ClusterIp => Way::Direct,
+            Way::DirectFromOutside | Way::NodePort => Way::DirectFromOutside,
+        }
+    }
+}
+
+impl Loaded {
+    fn new(rules: &Rules, amount: &Amount) -> anyhow::Result<Self> {
+        let (name, services) = (rules.name(), rules.services());
+        let site = Site::new()?;
+        let endpoints = Endpoints::serve(&site.pods)?;
+        let write = |text: String| -> anyhow::Result<String> {
+            let path = site.directory().join("rules");
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            Ok(path.to_string_lossy().into_owned())
+        };
+        let mut process = None;
+        match rules {
+            Rules::None => {}
+            Rules::NftablesShape(services) => {
+                let path = write(shapes::nftables(*services))?;
+                site.run(&site.node, &["nft", "-f", &path])?;
+            }
+            Rules::IptablesShape(services) => {
+                let path = write(shapes::iptables(*services))?;
+                site.run(&site.node, &["iptables-legacy-restore", &path])?;
+            }
+            Rules::Of(proxy, services) => {
+                let source = Source::start(&site.node, *services)?;
+                let kubeconfig = site.directory().join("kubeconfig");
+                write_kubeconfig(&source, &kubeconfig)?;
+                let mut command = proxy.command(&kubeconfig, site.directory())?;
+                let log = site.directory().join("log");
+                process = Some(Measured::start(&site.node, &mut command, &log)?);
+            }
+        }
+        let loaded = Self { name, services, site, endpoints, _process: process };
+        let targets = loaded.ways().map(|way| (way, loaded.address(way).into()));
+        for (way, address) in targets {
+            wait_for_answers(loaded.client(way), &[address], Instant::now(), amount.limit)?;
+        }
+        Ok(loaded)
+    }
+
+    fn ways(&self) -> impl Iterator<Item = Way> + use<> {
+        let all = [Way::Direct, Way::ClusterIp, Way::DirectFromOutside, Way::NodePort];
+        let has_services = self.services > 0;
+        all.into_iter().filter(move |way| has_services || *way == way.direct())
+    }
+
+    fn client(&self, way: Way) -> &Netns {
+        match way {
+            Way::Direct | Way::ClusterIp => &self.site.client,
+            Way::DirectFromOutside | Way::NodePort => &self.site.outside,
+        }
+    }
+
+    /// Where a client of that way connects to.
+    fn address(&self, way: Way) -> SocketAddrV4 {
+        let last = self.services.saturating_sub(1);
+        // The last of those that have one.
+        let node_port = (0..self.services).rev().find_map(cluster::node_port).unwrap_or(0);
+        match way {
+            Way::Direct | Way::DirectFromOutside => {
+                SocketAddrV4::new(cluster::endpoint(last, 0), ENDPOINT_PORT)
+            }
+            Way::ClusterIp => SocketAddrV4::new(cluster::cluster_ip(last), SERVICE_PORT),
+            Way::NodePort => SocketAddrV4::new(NODE_ADDRESS, node_port),
+        }
+    }
+}
+
+impl<'l> Case<'l> {
+    fn new(rules: &'l Loaded, way: Way) -> Self {
+        Self {
+            rules,
+            way,
+            connections: Vec::new(),
+            cpu_us: Vec::new(),
+            answer_p50_us: Vec::new(),
+            answer_p99_us: Vec::new(),
+            throughput: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, duration: Duration) -> anyhow::Result<()> {
+        let (site, endpoints) = (&self.rules.site, &self.rules.endpoints);
+        let (client, to) = (self.rules.client(self.way), self.rules.address(self.way));
+        if self.rules.services > 0 {
+            // What is tracked of earlier runs would have to be replaced.
+            site.run(&site.node, &["conntrack", "-F"])?;
+        }
+        // What the last run has left to do.
+        thread::sleep(Duration::from_millis(50));
+        let before = busy()?;
+        let start = Instant::now();
+        let made = client.run(|| traffic::connections(endpoints, to, duration))?? as f64;
+        self.connections.push(made / start.elapsed().as_secs_f64());
+        self.cpu_us.push((busy()? - before) * 1e6 / made);
+        let times = client.run(|| traffic::answers(endpoints, to, duration / 2))??;
+        self.answer_p50_us.push(quantile(&times, 0.5));
+        self.answer_p99_us.push(quantile(&times, 0.99));
+        let throughput = client.run(|| traffic::throughput(endpoints, to, duration / 2))??;
+        self.throughput.push(throughput);
+        Ok(())
+    }
+
+    fn result(&self, all: &[Case<'_>]) -> Path {
+        let of = |other: Option<&Case<'_>>| {
+            let other = other.map_or(&[][..], |other| &other.connections);
+            let ratios: Vec<f64> =
+                self.connections.iter().zip(other).map(|(own, other)| own / other).collect();
+            Spread::of(&ratios)
+        };
+        let direct = |case: &&Case<'_>| case.way == self.way.direct();
+        let without = all.iter().filter(direct).find(|case| case.rules.services == 0);
+        let same = all.iter().filter(direct).find(|case| std::ptr::eq(case.rules, self.rules));
+        Path {
+            rules: self.rules.name.clone(),
+            services: self.rules.services,
+            way: self.way,
+            connections: Spread::of(&self.connections),
+            of_no_rules: of(without),
+            of_direct: of(same),
+            cpu_us: Spread::of(&self.cpu_us),
+            answer_p50_us: Spread::of(&self.answer_p50_us),
+            answer_p99_us: Spread::of(&self.answer_p99_us),
+            throughput: Spread::of(&self.throughput),
+        }
+    }
+}
+
+/// Time that all processors were busy since the machine began, in seconds (proc_stat(5)).
+fn busy() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let fields = line.split_whitespace().skip(1).map(str::parse::<f64>);
+    let fields: Vec<f64> = fields.collect::<Result<_, _>>().context("read /proc/stat")?;
+    let sum = |places: &[usize]| places.iter().filter_map(|place| fields.get(*place)).sum::<f64>();
+    // User, nice, system, interrupts of both kinds; not idle, waiting or stolen.
+    Ok(sum(&[0, 1, 2, 5, 6]) / crate::process::TICKS)
+}

@@ -1,0 +1,107 @@
+//! Results as pictures.
+
+use std::path::Path as FilePath;
+
+use anyhow::anyhow;
+use plotters::prelude::*;
+
+use crate::path::Way;
+use crate::results::Results;
+
+/// Size of a picture.
+const SIZE: (u32, u32) = (720, 420);
+/// Colours that people with every kind of sight tell apart (Okabe and Ito).
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+];
+
+/// A line: its name and its points.
+type Line = (String, Vec<(f64, f64)>);
+
+/// Draws all pictures into a directory.
+pub(crate) fn draw(directory: &FilePath, results: &Results) -> anyhow::Result<()> {
+    let by_proxy = |value: fn(&crate::control::Control) -> f64| {
+        lines(results.control.iter().map(|c| (c.proxy.clone(), c.services, value(c))))
+    };
+    let picture = |name: &str, title: &str, unit: &str, lines: Vec<Line>| {
+        plot(&directory.join(name), title, unit, &lines)
+    };
+    picture("start.svg", "Start to complete state", "seconds", by_proxy(|c| c.start_seconds))?;
+    picture(
+        "change.svg",
+        "One endpoint's change, p99",
+        "milliseconds",
+        by_proxy(|c| c.endpoint.p99_ms),
+    )?;
+    picture(
+        "memory.svg",
+        "Resident memory once idle",
+        "MiB",
+        by_proxy(|c| c.settled_bytes as f64 / f64::from(1 << 20)),
+    )?;
+    let cluster_ip = results.paths.iter().filter(|path| path.way == Way::ClusterIp);
+    picture(
+        "connections.svg",
+        "New connections through a ClusterIP",
+        "of the direct way without rules",
+        lines(cluster_ip.map(|p| (p.rules.clone(), p.services, p.of_no_rules.median))),
+    )
+}
+
+/// Values by name and number of Services as lines.
+fn lines(values: impl Iterator<Item = (String, u32, f64)>) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for (name, services, value) in values {
+        let point = (f64::from(services), value);
+        match lines.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, points)) => points.push(point),
+            None => lines.push((name, vec![point])),
+        }
+    }
+    lines
+}
+
+fn plot(path: &FilePath, title: &str, unit: &str, lines: &[Line]) -> anyhow::Result<()> {
+    let failed = |error: &dyn std::fmt::Display| anyhow!("draw {}: {error}", path.display());
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(1e-3, f64::max);
+    let (last, highest) = (most(|point| point.0), most(|point| point.1) * 1.15);
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE).map_err(|e| failed(&e))?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(64)
+        .build_cartesian_2d((800.0..last * 1.2).log_scale(), 0.0..highest)
+        .map_err(|e| failed(&e))?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("Services")
+        .y_desc(unit)
+        .x_label_formatter(&|services| format!("{services:.0}"))
+        .draw()
+        .map_err(|e| failed(&e))?;
+    for (place, (name, points)) in lines.iter().enumerate() {
+        let colour = COLOURS[place % COLOURS.len()];
+        let style = colour.stroke_width(2);
+        let line = LineSeries::new(points.iter().copied(), style).point_size(4);
+        chart
+            .draw_series(line)
+            .map_err(|e| failed(&e))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()
+        .map_err(|e| failed(&e))?;
+    root.present().map_err(|e| failed(&e))
+}

@@ -1,0 +1,85 @@
+//! The proxies that can be measured, and how each is started and watched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use crate::cluster::{NODE, POD_RANGE};
+use crate::effect::{Listener, Observer};
+use crate::site::Site;
+
+/// A proxy.
+#[derive(Debug, Clone)]
+pub(crate) enum Proxy {
+    /// This project's.
+    Portolan(PathBuf),
+    /// kube-proxy.
+    KubeProxy(PathBuf, Mode),
+}
+
+/// kube-proxy's data planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// nftables, from 1.29 on.
+    Nftables,
+    /// iptables.
+    Iptables,
+}
+
+impl Proxy {
+    /// Its name in results.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Proxy::Portolan(_) => "portolan",
+            Proxy::KubeProxy(_, Mode::Nftables) => "kube-proxy-nftables",
+            Proxy::KubeProxy(_, Mode::Iptables) => "kube-proxy-iptables",
+        }
+    }
+
+    /// How its changes are seen at a site.
+    pub(crate) fn observer<'s>(&self, site: &'s Site) -> anyhow::Result<Observer<'s>> {
+        match self {
+            Proxy::KubeProxy(_, Mode::Iptables) => Ok(Observer::Packets(&site.client)),
+            _ => Ok(Observer::Notifications(Listener::open(&site.node)?)),
+        }
+    }
+
+    /// What starts it; files that it needs go to `directory`.
+    pub(crate) fn command(&self, kubeconfig: &Path, directory: &Path) -> anyhow::Result<Command> {
+        match self {
+            Proxy::Portolan(program) => {
+                let mut command = Command::new(program);
+                command
+                    .args(["proxy", "--hostname-override", NODE, "--cluster-cidr", POD_RANGE])
+                    .args(["--healthz-bind-address", "127.0.0.1:10256"])
+                    .args(["--metrics-bind-address", "127.0.0.1:10249"])
+                    .args(["--conntrack-max-per-core", "0", "--conntrack-min", "0"])
+                    .arg("--socket")
+                    .arg(directory.join("portolan.sock"))
+                    .arg("--kubeconfig")
+                    .arg(kubeconfig);
+                Ok(command)
+            }
+            Proxy::KubeProxy(program, mode) => {
+                let mode = match mode {
+                    Mode::Nftables => "nftables",
+                    Mode::Iptables => "iptables",
+                };
+                let path = directory.join("kube-proxy.yaml");
+                // JSON, which is what the source serves, and no limit on requests. What the node's
+                // connection tracking has as limits stays.
+                let config = format!(
+                    "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\nclusterCIDR: {POD_RANGE}\nhostnameOverride: {NODE}\nclientConnection:\n  kubeconfig: {}\n  contentType: application/json\n  acceptContentTypes: application/json\n  qps: 1000\n  burst: 1000\nconntrack:\n  maxPerCore: 0\n  min: 0\n  tcpEstablishedTimeout: 0s\n  tcpCloseWaitTimeout: 0s\nhealthzBindAddress: 127.0.0.1:10256\nmetricsBindAddress: 127.0.0.1:10249\n",
+                    kubeconfig.display()
+                );
+                fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+                let mut command = Command::new(program);
+                command.arg("--config").arg(path);
+                Ok(command)
+            }
+        }
+    }
+}

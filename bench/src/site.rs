@@ -1,0 +1,133 @@
+//! Where everything is measured: a node between a client pod, an outside host and the pods of the whole
+//! cluster, each a network namespace, joined by routed veth pairs.
+//!
+//! ```text
+//!   client (a pod) ──┐
+//!                    node ── pods      every address of endpoints is local there
+//!   outside ─────────┘
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use kernel::netns::Netns;
+use kernel::route::{NextHop, Route, Rtnetlink, VethEnd};
+use kernel::sysctl;
+use tempfile::TempDir;
+
+use crate::cluster::{ENDPOINT_RANGE, NODE_ADDRESS};
+
+/// The client's address: a pod's.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 1);
+/// The outside host's address.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The node, as pods see it.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// An address of the pods' namespace itself.
+const PODS: Ipv4Addr = Ipv4Addr::new(10, 251, 0, 1);
+/// `RTPROT_STATIC`.
+const STATIC: u8 = 4;
+
+/// The namespaces; removed when dropped.
+pub(crate) struct Site {
+    /// A pod that connects.
+    pub(crate) client: Netns,
+    /// The node that is measured.
+    pub(crate) node: Netns,
+    /// All endpoints.
+    pub(crate) pods: Netns,
+    /// A host that is no part of the cluster.
+    pub(crate) outside: Netns,
+    names: Vec<PathBuf>,
+    directory: TempDir,
+}
+
+impl Site {
+    /// Makes the namespaces and the links between them.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir().context("make a temporary directory")?;
+        let mut names = Vec::new();
+        let mut make = |name: &str| -> anyhow::Result<Netns> {
+            let path = directory.path().join(name);
+            let netns = Netns::create(&path).context("make a network namespace: it needs root")?;
+            names.push(path);
+            netns.run(|| Rtnetlink::open()?.set_up("lo"))??;
+            Ok(netns)
+        };
+        let (client, node) = (make("client")?, make("node")?);
+        let (pods, outside) = (make("pods")?, make("outside")?);
+        node.run(|| sysctl::write("net/ipv4/ip_forward", "1"))??;
+        attach(&node, "client", &client, CLIENT, GATEWAY)?;
+        attach(&node, "pods", &pods, PODS, GATEWAY)?;
+        attach(&node, "outside", &outside, OUTSIDE, NODE_ADDRESS)?;
+        // A node has a default route. What goes there is not answered.
+        route(&node, "0.0.0.0/0", OUTSIDE)?;
+        route(&node, ENDPOINT_RANGE, PODS)?;
+        let site = Self { client, node, pods, outside, names, directory };
+        site.run(&site.pods, &["ip", "route", "add", "local", ENDPOINT_RANGE, "dev", "lo"])?;
+        for netns in [&site.client, &site.pods, &site.outside] {
+            netns.run(|| sysctl::write("net/ipv4/ip_local_port_range", "1024 65535"))??;
+        }
+        Ok(site)
+    }
+
+    /// Where files of the site may be.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs a command in one of the namespaces; it has to succeed.
+    pub(crate) fn run(&self, netns: &Netns, command: &[&str]) -> anyhow::Result<String> {
+        let line = command.join(" ");
+        let (program, arguments) = command.split_first().context("an empty command")?;
+        let run = || Command::new(program).args(arguments).stdin(Stdio::null()).output();
+        let output = netns.run(run)?.with_context(|| format!("run `{line}`"))?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        // One mistake in a large file is told a thousand times.
+        let begin: Vec<&str> = message.lines().take(5).collect();
+        ensure!(output.status.success(), "`{line}` failed: {}", begin.join("\n"));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // It ends with its last user; the name is what would be left behind.
+            if let Err(error) = Netns::delete(name) {
+                eprintln!("bench: {error}");
+            }
+        }
+    }
+}
+
+fn route(netns: &Netns, destination: &str, gateway: Ipv4Addr) -> anyhow::Result<()> {
+    let hop = NextHop::Gateway { address: gateway.into(), link: None, onlink: false };
+    Rtnetlink::open_in(netns)?.replace_route(&Route::new(destination.parse()?, hop, STATIC))?;
+    Ok(())
+}
+
+/// Joins a host to the node by a veth pair named after it, with a default route to the node.
+fn attach(
+    node: &Netns,
+    name: &str,
+    host: &Netns,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> anyhow::Result<()> {
+    let host_net = |ip: Ipv4Addr| IpAddr::from(ip).into();
+    let mut on_node = Rtnetlink::open_in(node)?;
+    on_node.add_veth(VethEnd::new(name), VethEnd { netns: Some(host), ..VethEnd::new("eth0") })?;
+    let link = on_node.set_up(name)?.index;
+    on_node.add_address(link, host_net(gateway))?;
+    on_node.replace_route(&Route::new(host_net(address), NextHop::Link(link), STATIC))?;
+    let mut on_host = Rtnetlink::open_in(host)?;
+    let eth0 = on_host.set_up("eth0")?.index;
+    on_host.add_address(eth0, host_net(address))?;
+    on_host.replace_route(&Route::new(host_net(gateway), NextHop::Link(eth0), STATIC))?;
+    let hop = NextHop::Gateway { address: gateway.into(), link: Some(eth0), onlink: true };
+    on_host.replace_route(&Route::new("0.0.0.0/0".parse()?, hop, STATIC))?;
+    Ok(())
+}

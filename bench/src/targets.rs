@@ -1,0 +1,111 @@
+//! What Portolan is to reach, and whether it does.
+
+use crate::path::Way;
+use crate::results::Results;
+
+/// A target and what was measured.
+pub(crate) struct Target {
+    /// What is asked for.
+    pub(crate) asked: String,
+    /// What was measured, in the target's words.
+    pub(crate) measured: String,
+    /// Whether that is enough.
+    pub(crate) is_met: bool,
+}
+
+const MEBIBYTE: f64 = 1024.0 * 1024.0;
+const MEGABYTE: f64 = 1e6;
+
+/// The targets that these results say something of.
+pub(crate) fn targets(results: &Results) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let mut add = |asked: &str, measured: String, is_met| {
+        targets.push(Target { asked: asked.to_owned(), measured, is_met });
+    };
+    let at = |services| results.portolan(services);
+    if let (Some(few), Some(many)) = (at(1_000), at(50_000)) {
+        let ratio = many.endpoint.p99_ms / few.endpoint.p99_ms;
+        add(
+            "one endpoint's change is flat: p99 with 50,000 Services at most 1.5 x p99 with 1,000",
+            format!("{ratio:.2} x"),
+            ratio <= 1.5,
+        );
+    }
+    for control in results.control.iter().filter(|c| c.proxy == "portolan") {
+        let services = control.services;
+        let within = |what: &str, p99: f64, limit: f64| {
+            (
+                format!(
+                    "{what} with {services} Services: p99 under {limit} ms from event to kernel"
+                ),
+                format!("{p99:.2} ms"),
+                p99 < limit,
+            )
+        };
+        let endpoint = within("one endpoint's change", control.endpoint.p99_ms, 5.0);
+        let service = within("a new Service", control.service.p99_ms, 20.0);
+        for (asked, measured, is_met) in [endpoint, service] {
+            add(&asked, measured, is_met);
+        }
+    }
+    for (services, seconds) in [(10_000, 1.0), (50_000, 5.0)] {
+        let Some(control) = at(services) else { continue };
+        add(
+            &format!("start to complete state with {services} Services under {seconds} s"),
+            format!("{:.2} s", control.start_seconds),
+            control.start_seconds < seconds,
+        );
+        add(
+            &format!("the process's own processor time for it under a third of these {seconds} s"),
+            format!(
+                "{:.2} s, {:.2} of the time it took",
+                control.start_user_seconds,
+                control.start_user_seconds / control.start_seconds
+            ),
+            control.start_user_seconds < seconds / 3.0,
+        );
+    }
+    for (services, limit) in [(10_000, 60.0), (50_000, 250.0)] {
+        let Some(control) = at(services) else { continue };
+        let megabytes = control.settled_bytes as f64 / MEGABYTE;
+        add(
+            &format!("resident memory once idle with {services} Services under {limit} MB"),
+            format!("{megabytes:.0} MB"),
+            megabytes < limit,
+        );
+    }
+    if let Some(path) = results.path(50_000, Way::ClusterIp) {
+        add(
+            "new connections through a ClusterIP with 50,000 Services: at least 0.95 of the direct way under the same rules",
+            format!("{:.3}", path.of_direct.median),
+            path.of_direct.median >= 0.95,
+        );
+        add(
+            "and at least 0.75 of the direct way without any rules",
+            format!("{:.3}", path.of_no_rules.median),
+            path.of_no_rules.median >= 0.75,
+        );
+    }
+    if let Some(control) = at(50_000) {
+        add(
+            "an idle process with 50,000 Services uses under 0.1 % of a processor",
+            format!("{:.4} %", control.idle_share * 100.0),
+            control.idle_share < 0.001,
+        );
+    }
+    for control in results.control.iter().filter(|c| c.proxy == "portolan") {
+        // The first quarter of the samples may still fill what memory there is.
+        let samples = &control.churn_bytes;
+        let Some(begin) = samples.get(samples.len() / 4) else { continue };
+        let grown = samples.last().map_or(0, |last| last.saturating_sub(*begin)) as f64;
+        add(
+            &format!(
+                "memory does not grow in {} changes with {} Services",
+                control.churn_changes, control.services
+            ),
+            format!("{:+.1} MiB", grown / MEBIBYTE),
+            grown < MEBIBYTE.max(*begin as f64 / 100.0),
+        );
+    }
+    targets
+}
