@@ -25,6 +25,8 @@ pub(crate) struct Amount {
     pub(crate) burst: u32,
     /// Changes of the churn.
     pub(crate) churn: u32,
+    /// How long changes of one sort go on at most: slow ones are then fewer.
+    pub(crate) patience: Duration,
     /// How long an idle process is watched.
     pub(crate) idle: Duration,
     /// How long anything may take.
@@ -143,8 +145,7 @@ pub(crate) fn measure(
     result.idle_share = used.as_secs_f64() / amount.idle.as_secs_f64();
 
     let observer = proxy.observer(&site)?;
-    let mut run =
-        Run { source: &source, observer, first: 0, services, made: 0, limit: amount.limit };
+    let mut run = Run { source: &source, observer, first: 0, services, made: 0, amount };
     step("one endpoint after the other");
     result.endpoint = run.latency(&process, amount.changes, 1, Run::replace_endpoints)?;
     step("one Service after the other");
@@ -152,7 +153,11 @@ pub(crate) fn measure(
     step("endpoints in bursts");
     result.burst = run.latency(&process, amount.changes, amount.burst, Run::replace_endpoints)?;
     let bursts = amount.churn / CHURN_BURST;
+    let start_of_churn = Instant::now();
     for burst in 0..bursts {
+        if start_of_churn.elapsed() > amount.patience {
+            break;
+        }
         run.observer.clear();
         let (_, expected) = run.churn();
         run.observer.wait_for(&expected, amount.limit)?;
@@ -160,8 +165,8 @@ pub(crate) fn measure(
             step(&format!("churn, {} of {}", (burst + 1) * CHURN_BURST, amount.churn));
             result.churn_bytes.push(process.memory()?.0);
         }
+        result.churn_changes += CHURN_BURST;
     }
-    result.churn_changes = bursts * CHURN_BURST;
     ensure!(process.is_running(), process.last_words(&log));
 
     step("restart");
@@ -218,7 +223,7 @@ struct Run<'a> {
     services: u32,
     /// Endpoints replaced so far, each by one with an address of its own.
     made: u32,
-    limit: Duration,
+    amount: &'a Amount,
 }
 
 impl Run<'_> {
@@ -233,21 +238,23 @@ impl Run<'_> {
         let bursts = changes.div_ceil(size);
         let mut times = Vec::new();
         let cpu = process.on_cpu()?;
-        for _ in 0..bursts {
+        let start = Instant::now();
+        while (times.len() as u32) < bursts && start.elapsed() < self.amount.patience {
             self.observer.clear();
             let (told, expected) = make(self, size);
-            let seen = self.observer.wait_for(&expected, self.limit)?;
+            let seen = self.observer.wait_for(&expected, self.amount.limit)?;
             let last = seen.into_iter().max().context("a burst of nothing")?;
             times.push((last - told).as_secs_f64() * 1000.0);
             // Whoever is measured may go to sleep, as between the changes of a cluster.
             thread::sleep(Duration::from_micros(300));
         }
         let used = process.on_cpu()?.saturating_sub(cpu);
+        let changes = times.len() as u32 * size;
         Ok(Latency {
-            changes: bursts * size,
+            changes,
             p50_ms: quantile(&times, 0.5),
             p99_ms: quantile(&times, 0.99),
-            cpu_ms: used.as_secs_f64() * 1000.0 / f64::from(bursts * size),
+            cpu_ms: used.as_secs_f64() * 1000.0 / f64::from(changes),
         })
     }
 

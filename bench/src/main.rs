@@ -119,6 +119,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         changes: 1000,
         burst: 100,
         churn: if run.quick { 4_000 } else { 36_000 },
+        patience: Duration::from_secs(60),
         idle: Duration::from_secs(if run.quick { 3 } else { 20 }),
         limit,
     };
@@ -129,12 +130,13 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         run: Duration::from_secs_f64(seconds),
         limit,
     };
-    let parts = (run.services.len() * proxies.len()) as u64 + path_amount.parts(&rules);
+    let pairs = run.services.iter().flat_map(|n| proxies.iter().filter(|p| p.can_have(*n)));
+    let parts = pairs.count() as u64 + path_amount.parts(&rules);
     let progress = Progress::new(parts);
     let mut control = Vec::new();
     if !run.only_path {
         for services in &run.services {
-            for proxy in &proxies {
+            for proxy in proxies.iter().filter(|proxy| proxy.can_have(*services)) {
                 let measured = control::measure(proxy, *services, &amount, &progress)
                     .with_context(|| format!("{} with {services} Services", proxy.name()))?;
                 control.push(measured);

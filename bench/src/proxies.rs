@@ -39,6 +39,12 @@ impl Proxy {
         }
     }
 
+    /// Whether it is worth the time to measure it with so many Services: with more, a kube-proxy takes
+    /// minutes for one change.
+    pub(crate) fn can_have(&self, services: u32) -> bool {
+        matches!(self, Proxy::Portolan(_)) || services <= 10_000
+    }
+
     /// How its changes are seen at a site.
     pub(crate) fn observer<'s>(&self, site: &'s Site) -> anyhow::Result<Observer<'s>> {
         match self {
@@ -78,8 +84,30 @@ impl Proxy {
                 fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
                 let mut command = Command::new(program);
                 command.arg("--config").arg(path);
+                if mode == "iptables" {
+                    // It runs what is called iptables. The shapes are loaded into the legacy kind, too.
+                    command.env("PATH", legacy_iptables(directory)?);
+                }
                 Ok(command)
             }
         }
     }
+}
+
+/// A PATH on which `iptables` and its kind are those of legacy iptables.
+fn legacy_iptables(directory: &Path) -> anyhow::Result<String> {
+    let programs = directory.join("bin");
+    let failed = || format!("make {}", programs.display());
+    fs::create_dir_all(&programs).with_context(failed)?;
+    for family in ["iptables", "ip6tables"] {
+        for kind in ["", "-save", "-restore"] {
+            let link = programs.join(format!("{family}{kind}"));
+            let target = format!("/usr/sbin/{family}-legacy{kind}");
+            if !link.exists() {
+                std::os::unix::fs::symlink(target, link).with_context(failed)?;
+            }
+        }
+    }
+    let others = std::env::var("PATH").unwrap_or_default();
+    Ok(format!("{}:{others}:/usr/sbin:/sbin", programs.display()))
 }

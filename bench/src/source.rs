@@ -199,13 +199,15 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path();
+    // Of EndpointSlices older clients know v1beta1 (until 1.24), whose fields proxies read are the same.
+    let is_old = request.uri().path().contains(OLD);
+    let path = request.uri().path().replace(OLD, NEW);
     let query = Query::of(request.uri().query().unwrap_or_default());
     if request.method() == Method::POST || request.method() == Method::PATCH {
         let body = request.into_body().collect().await.map(|body| body.to_bytes());
         return json(StatusCode::CREATED, body.unwrap_or_default());
     }
-    match path {
+    let answer = match &*path {
         "/version" => json(StatusCode::OK, r#"{"major":"1","minor":"36","gitVersion":"v1.36.0"}"#),
         "/apis/networking.k8s.io/v1" => json(
             StatusCode::OK,
@@ -219,7 +221,7 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
             ),
             Some(kind) if query.watch => follow(shared.clone(), kind, query.version),
             Some(kind) => list(&mut shared.state(), kind, &query),
-            None if path == "/api/v1/nodes/node-1" => {
+            None if path == format!("/api/v1/nodes/{}", cluster::NODE) => {
                 let state = shared.state();
                 json(
                     StatusCode::OK,
@@ -231,7 +233,25 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
                 r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}"#,
             ),
         },
-    }
+    };
+    if is_old { in_old_version(answer) } else { answer }
+}
+
+/// API versions of EndpointSlices in paths and in objects.
+const NEW: &str = "discovery.k8s.io/v1/";
+const OLD: &str = "discovery.k8s.io/v1beta1/";
+
+/// The same with objects of the old API version.
+fn in_old_version(answer: Response<Body>) -> Response<Body> {
+    let quoted = |path: &str| format!("\"{}\"", path.trim_end_matches('/'));
+    let (new, old) = (quoted(NEW), quoted(OLD));
+    answer.map(|body| {
+        // Lists and lines of a watch come in frames that are whole.
+        let frames = body.map_frame(move |frame| {
+            frame.map_data(|data| String::from_utf8_lossy(&data).replace(&new, &old).into())
+        });
+        BodyExt::boxed(frames)
+    })
 }
 
 /// The parameters that are understood.
