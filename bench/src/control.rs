@@ -23,8 +23,8 @@ pub(crate) struct Amount {
     pub(crate) changes: u32,
     /// Changes told at once.
     pub(crate) burst: u32,
-    /// Changes of the churn.
-    pub(crate) churn: u32,
+    /// Changes of the churn; `None` for as many as show whether memory grows without end.
+    pub(crate) churn: Option<u32>,
     /// How long changes of one sort go on at most: slow ones are then fewer.
     pub(crate) patience: Duration,
     /// How long an idle process is watched.
@@ -98,6 +98,10 @@ pub(crate) struct Latency {
 const CHURN_BURST: u32 = 100;
 /// Of these, Services that are added; as many older ones go.
 const CHURN_SERVICES: u32 = 10;
+/// Changes of the churn for each Service, in the course of which each is met several times ...
+const CHURN_PER_SERVICE: u32 = 20;
+/// ... and at least an hour's, of ten a second.
+const CHURN_HOUR: u32 = 36_000;
 /// How often memory is looked at in the course of the churn.
 const CHURN_SAMPLES: u32 = 20;
 
@@ -152,7 +156,8 @@ pub(crate) fn measure(
     result.service = run.latency(&process, amount.changes / 5, 1, Run::add_services)?;
     step("endpoints in bursts");
     result.burst = run.latency(&process, amount.changes, amount.burst, Run::replace_endpoints)?;
-    let bursts = amount.churn / CHURN_BURST;
+    let churn = amount.churn.unwrap_or((services * CHURN_PER_SERVICE).max(CHURN_HOUR));
+    let bursts = churn / CHURN_BURST;
     let start_of_churn = Instant::now();
     for burst in 0..bursts {
         if start_of_churn.elapsed() > amount.patience {
@@ -162,7 +167,7 @@ pub(crate) fn measure(
         let (_, expected) = run.churn();
         run.observer.wait_for(&expected, amount.limit)?;
         if (burst + 1) % (bursts / CHURN_SAMPLES).max(1) == 0 {
-            step(&format!("churn, {} of {}", (burst + 1) * CHURN_BURST, amount.churn));
+            step(&format!("churn, {} of {churn}", (burst + 1) * CHURN_BURST));
             result.churn_bytes.push(process.memory()?.0);
         }
         result.churn_changes += CHURN_BURST;

@@ -83,6 +83,9 @@ struct Run {
     /// Numbers of Services that programming is measured with.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1000,10000,50000")]
     services: Vec<u32>,
+    /// Changes of the churn [default: 20 for each Service, at least 36000; quickly 4000]
+    #[arg(long, value_name = "N")]
+    churn: Option<u32>,
     /// Runs of each way of a connection [default: 7, quickly 5]
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
@@ -118,7 +121,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     let amount = control::Amount {
         changes: 1000,
         burst: 100,
-        churn: if run.quick { 4_000 } else { 36_000 },
+        churn: run.churn.or(run.quick.then_some(4_000)),
         patience: Duration::from_secs(60),
         idle: Duration::from_secs(if run.quick { 3 } else { 20 }),
         limit,

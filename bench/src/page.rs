@@ -56,13 +56,13 @@ fn write_tables(text: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(
         text,
         "\n### Programming\n\n\
-         | proxy | Services | start | of it own / kernel CPU | restart | memory: peak / idle | kernel memory | chains / rules / elements |\n\
+         | proxy | Services | start | of it own / kernel CPU | restart | memory: peak / idle / after churn | kernel memory | chains / rules / elements |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|"
     )?;
     for c in &results.control {
         writeln!(
             text,
-            "| {} | {} | {:.2} s | {:.2} / {:.2} s | {:.2} s | {:.0} / {:.0} MiB | {:.0} MiB | {} / {} / {} |",
+            "| {} | {} | {:.2} s | {:.2} / {:.2} s | {:.2} s | {:.0} / {:.0} / {:.0} MiB | {:.0} MiB | {} / {} / {} |",
             c.proxy,
             c.services,
             c.start_seconds,
@@ -71,6 +71,7 @@ fn write_tables(text: &mut String, results: &Results) -> std::fmt::Result {
             c.restart_seconds,
             mebibytes(c.peak_bytes),
             mebibytes(c.settled_bytes),
+            mebibytes(c.churn_bytes.last().copied().unwrap_or(0)),
             mebibytes(c.kernel_bytes),
             c.objects.chains,
             c.objects.rules,

@@ -32,6 +32,32 @@ fn a_restart_adopts_what_is_there() {
     assert!(hosts.ruleset().is_empty(), "{}", hosts.ruleset());
 }
 
+#[test]
+fn what_a_killed_process_has_left_unfinished_is_made_anew() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_B]);
+    for left in [
+        // Killed while it made its table: no packet meets it yet.
+        vec!["add table ip portolan", "add chain ip portolan services"],
+        // Killed while the stand-in did the work: it goes on doing so until the table is there.
+        vec!["add table ip portolan", "add table ip portolan-handover"],
+        // A table of our name that others have made, which packets meet.
+        vec![
+            "add table ip portolan",
+            "add chain ip portolan theirs { type nat hook prerouting priority -100 ; }",
+        ],
+    ] {
+        for command in &left {
+            hosts.nft(&command.split(' ').collect::<Vec<_>>());
+        }
+        let mut backend = programmed(&hosts, &world);
+        assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B, "{left:?}");
+        assert!(!hosts.ruleset().contains("handover"), "{left:?}");
+        assert_eq!(backend.verify(&whole(&plan_of(&world))).unwrap(), [""; 0], "{left:?}");
+        backend.cleanup().unwrap();
+    }
+}
+
 /// Services `1..` of so many endpoints each, their addresses beginning with this byte.
 fn services(endpoints: &[u8], first_byte: u8) -> World {
     let mut world = World::new();
