@@ -39,6 +39,10 @@ impl FamilyTable {
         }
         let mut sets = nftables::sets(socket, &self.id)?;
         sets.sort_by(|a, b| a.name.cmp(&b.name));
+        let is_there = |name: &Name| sets.iter().any(|set| set.name == *name);
+        if !constant_sets(self.family()).iter().all(|set| is_there(&set.name)) {
+            return Ok(Held::Other);
+        }
         let Some(chains) = self.held_chains(socket)? else { return Ok(Held::Other) };
         if !self.is_intact(socket, &sets, &chains)? {
             return Ok(Held::Other);
