@@ -84,7 +84,7 @@ fn plot(path: &FilePath, title: &str, unit: &str, lines: &[Line]) -> anyhow::Res
         .light_line_style(WHITE)
         .x_desc("Services")
         .y_desc(unit)
-        .x_label_formatter(&|services| format!("{services:.0}"))
+        .x_label_formatter(&label)
         .draw()
         .map_err(|e| failed(&e))?;
     for (place, (name, points)) in lines.iter().enumerate() {
@@ -104,4 +104,13 @@ fn plot(path: &FilePath, title: &str, unit: &str, lines: &[Line]) -> anyhow::Res
         .draw()
         .map_err(|e| failed(&e))?;
     root.present().map_err(|e| failed(&e))
+}
+
+/// Numbers on the axis of Services: those that have room.
+fn label(services: &f64) -> String {
+    let digits = format!("{services:.0}");
+    match digits.as_bytes() {
+        [b'1' | b'2' | b'5', rest @ ..] if rest.iter().all(|digit| *digit == b'0') => digits,
+        _ => String::new(),
+    }
 }
