@@ -1,7 +1,7 @@
 //! The nftables data plane: one private table a family, a flat set of maps, programmed by netlink.
 //!
 //! [`layout`] says what stands in the table, [`render`] turns a plan into it, [`table`] finds the
-//! change from one content to the next, [`rules`] are the few rules that execute it. All four are
+//! change from one content to the next, [`rules`] are the few rules that execute it, made of `parts`. All four are
 //! pure; `family_table` makes it in the kernel, `held` compares it with what is there, and [`Nftables`]
 //! says in which transactions.
 
@@ -10,6 +10,7 @@ mod connections;
 mod family_table;
 mod held;
 pub mod layout;
+mod parts;
 pub mod render;
 pub mod rules;
 mod sets;
@@ -18,5 +19,5 @@ mod watch;
 
 pub use backend::Nftables;
 pub use family_table::TABLE;
-pub use rules::NODE_PORTS;
+pub use parts::NODE_PORTS;
 pub use watch::Watcher;
