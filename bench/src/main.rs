@@ -9,6 +9,7 @@ mod cluster;
 mod compare;
 mod control;
 mod effect;
+mod interrupt;
 mod page;
 mod path;
 mod plots;
@@ -115,6 +116,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
     let own = Proxy::Portolan(portolan.clone());
     let peer = run.peer.clone().map(|program| Proxy::KubeProxy(program, run.peer_mode));
+    interrupt::watch()?;
     let proxies: Vec<&Proxy> = [&own].into_iter().chain(&peer).collect();
     // What stands still for long is looked at: a kube-proxy takes minutes with many Services.
     let limit = Duration::from_secs(if peer.is_some() { 1800 } else { 120 });

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use kernel::netns::Netns;
 
+use crate::interrupt::{self, Left};
+
 /// A running process; killed when dropped.
 pub(crate) struct Measured {
     child: Child,
@@ -33,7 +35,9 @@ impl Measured {
         let started = Instant::now();
         let child = netns.run(|| command.spawn())?;
         let name = command.get_program().to_string_lossy().into_owned();
-        Ok(Self { child: child.with_context(|| format!("start {name}"))?, started })
+        let child = child.with_context(|| format!("start {name}"))?;
+        interrupt::add(Left::Process(child.id()));
+        Ok(Self { child, started })
     }
 
     /// Whether it still runs.
@@ -98,6 +102,7 @@ impl Measured {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        interrupt::forget(&Left::Process(self.child.id()));
     }
 }
 

@@ -18,6 +18,7 @@ use kernel::sysctl;
 use tempfile::TempDir;
 
 use crate::cluster::{ENDPOINT_RANGE, NODE_ADDRESS};
+use crate::interrupt::{self, Left};
 
 /// The client's address: a pod's.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 250, 0, 1);
@@ -48,10 +49,12 @@ impl Site {
     /// Makes the namespaces and the links between them.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir().context("make a temporary directory")?;
+        interrupt::add(Left::Directory(directory.path().to_owned()));
         let mut names = Vec::new();
         let mut make = |name: &str| -> anyhow::Result<Netns> {
             let path = directory.path().join(name);
             let netns = Netns::create(&path).context("make a network namespace: it needs root")?;
+            interrupt::add(Left::Namespace(path.clone()));
             names.push(path);
             netns.run(|| Rtnetlink::open()?.set_up("lo"))??;
             Ok(netns)
@@ -99,7 +102,10 @@ impl Drop for Site {
             if let Err(error) = Netns::delete(name) {
                 eprintln!("bench: {error}");
             }
+            interrupt::forget(&Left::Namespace(name.clone()));
         }
+        // The directory goes with this value.
+        interrupt::forget(&Left::Directory(self.directory.path().to_owned()));
     }
 }
 
