@@ -113,6 +113,9 @@ fn main() -> ExitCode {
 fn measure(run: &Run) -> anyhow::Result<()> {
     let portolan = &run.portolan;
     ensure!(portolan.exists(), "{} is not there: `make build` makes it", portolan.display());
+    if let Some(peer) = &run.peer {
+        ensure!(peer.exists(), "--peer: {} is not there", peer.display());
+    }
     ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
     let own = Proxy::Portolan(portolan.clone());
     let peer = run.peer.clone().map(|program| Proxy::KubeProxy(program, run.peer_mode));

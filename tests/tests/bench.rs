@@ -63,6 +63,8 @@ fn mistakes_are_told() {
     };
     let missing = fails(&["run", "--portolan", "/nonexistent/portolan"]);
     assert!(missing.contains("/nonexistent/portolan is not there"), "{missing}");
+    let no_peer = fails(&["run", "--portolan", "/bin/true", "--peer", "/nonexistent/kube-proxy"]);
+    assert!(no_peer.contains("--peer: /nonexistent/kube-proxy is not there"), "{no_peer}");
     let many = fails(&["run", "--portolan", "/bin/true", "--services", "50001"]);
     assert!(many.contains("--services takes 1 to 50000"), "{many}");
     let nothing = fails(&["compare", "/bin/true", "/bin/true"]);
