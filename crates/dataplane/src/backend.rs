@@ -1,19 +1,25 @@
 //! What a data plane has to be able to do.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use plan::{Group, GroupId, NodePlan};
 
 use crate::Result;
+use crate::sync::Updates;
 
 /// A part of a plan that is to be programmed.
 #[derive(Debug, Clone)]
 pub struct Delta<'p> {
     /// The plan that the node's own facts and the service ranges are taken from, if they changed.
     pub node: Option<&'p NodePlan>,
-    /// Groups to replace; `None` removes one.
-    pub groups: Vec<(GroupId, Option<Arc<Group>>)>,
+    /// Groups to replace.
+    pub groups: Vec<Replacement>,
 }
+
+/// A group as it is to be from now on; `None` removes it.
+pub type Replacement = (GroupId, Option<Arc<Group>>);
 
 /// One kernel interface that carries plans.
 ///
@@ -46,6 +52,25 @@ pub trait Backend: Send {
     /// Answers how many it forgot.
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize>;
 
+    /// Who notices when others change what this backend has programmed, from the first restore on. To be
+    /// called in the network namespace of the data plane and within a tokio runtime.
+    fn watcher(&mut self) -> Result<Box<dyn Watcher>>;
+
+    /// Forgets the connections that were led to endpoints by what the kernel holds of this backend,
+    /// programmed by a process before included; answers how many. Before a cleanup it makes connection
+    /// tracking what it was: a client that goes on is told by whoever has the address now.
+    fn forget_connections(&mut self) -> Result<usize>;
+
     /// Removes everything this backend ever programs. Succeeds if there is nothing.
     fn cleanup(&mut self) -> Result<()>;
 }
+
+/// Notices when others change a data plane.
+pub trait Watcher: Send {
+    /// Hands [`Update::Tampered`](crate::Update::Tampered) to the sync loop when others have changed
+    /// something. Ends when the loop does.
+    fn run(self: Box<Self>, updates: Updates) -> Watching;
+}
+
+/// A watcher at work.
+pub type Watching = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -7,13 +7,16 @@
 //! age, which they do not as long as the client sends. TCP and SCTP clients notice by themselves, and
 //! are left alone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use kernel::conntrack::{Filter, Transport};
 use kernel::netlink::Socket;
 use model::{Family, Protocol};
 use plan::{FrontendAddress, FrontendKey, Group};
+
+use crate::nftables::netfilter_family;
 
 /// Forgets the entries of the UDP ports of `groups` that lead to endpoints which do not serve them,
 /// and those of frontends that are `gone`; answers how many. `socket` is one for netfilter, of the namespace that is meant.
@@ -28,6 +31,31 @@ pub fn forget_stale<'g>(
         forgotten += kernel::conntrack::delete_stale(socket, &filter, |entry| {
             serving.is_stale(entry.original.destination, entry.reply.source)
         })?;
+    }
+    Ok(forgotten)
+}
+
+/// Forgets the connections to these frontends that were led elsewhere; answers how many.
+pub fn forget_translated(
+    socket: &mut Socket,
+    frontends: &HashSet<FrontendKey>,
+) -> kernel::Result<usize> {
+    let families: BTreeSet<Family> = frontends.iter().map(FrontendKey::family).collect();
+    let mut forgotten = 0;
+    for family in families {
+        for (transport, protocol) in
+            [(Transport::Tcp, Protocol::Tcp), (Transport::Udp, Protocol::Udp)]
+        {
+            let filter = Filter::all(netfilter_family(family), transport);
+            forgotten += kernel::conntrack::delete_stale(socket, &filter, |entry| {
+                let to = entry.original.destination;
+                let Some(port) = NonZeroU16::new(to.port()) else { return false };
+                let has = |address| frontends.contains(&FrontendKey { address, protocol, port });
+                entry.reply.source != to
+                    && (has(FrontendAddress::Ip(to.ip()))
+                        || has(FrontendAddress::AnyOfNode(family)))
+            })?;
+        }
     }
     Ok(forgotten)
 }
@@ -100,13 +128,6 @@ impl<'g> Serving<'g> {
                 serving => !serving.contains(&server),
             },
         )
-    }
-}
-
-fn netfilter_family(family: Family) -> kernel::nftables::Family {
-    match family {
-        Family::V4 => kernel::nftables::Family::Ipv4,
-        Family::V6 => kernel::nftables::Family::Ipv6,
     }
 }
 

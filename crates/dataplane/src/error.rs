@@ -8,6 +8,9 @@ pub enum Error {
     /// The kernel refuses what these groups ask for; without them the rest can go in.
     #[error("the kernel refuses {}", describe(.0))]
     Refused(Vec<(GroupId, String)>),
+    /// A program of iptables failed, with what it said.
+    #[error("{0}")]
+    Iptables(String),
     /// The kernel could not be read or written.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use model::{Family, Protocol};
 use plan::{Group, LocalDetector};
 
-use crate::backend::{Backend, Delta};
+use crate::backend::{Backend, Delta, Watcher, Watching};
 use crate::nftables::layout::{Bytes, Dispatch, Element, Entry, Fields, SetName, flag};
 use crate::nftables::table::{Changes, Content, Table};
+use crate::sync::Updates;
 use crate::{Error, Result};
 
 /// The in-memory data plane.
@@ -152,9 +153,27 @@ impl Backend for Fake {
         Ok(0)
     }
 
+    fn watcher(&mut self) -> Result<Box<dyn Watcher>> {
+        // Nobody else has it.
+        Ok(Box::new(Nobody))
+    }
+
+    fn forget_connections(&mut self) -> Result<usize> {
+        Ok(0)
+    }
+
     fn cleanup(&mut self) -> Result<()> {
         self.families.clear();
         Ok(())
+    }
+}
+
+/// Notices nothing, because there is nothing to notice.
+struct Nobody;
+
+impl Watcher for Nobody {
+    fn run(self: Box<Self>, _: Updates) -> Watching {
+        Box::pin(std::future::pending())
     }
 }
 

@@ -10,9 +10,15 @@ pub mod backend;
 pub mod conntrack;
 mod error;
 pub mod fake;
+pub mod iptables;
+pub mod mode;
 pub mod nftables;
+mod number;
+mod ports;
 pub mod sync;
 
-pub use backend::{Backend, Delta};
+pub use backend::{Backend, Delta, Watcher};
 pub use error::{Error, Result};
+pub use mode::Mode;
+pub use ports::NODE_PORTS;
 pub use sync::{Ended, Observer, Status, Sync, Transaction, Update, Updates};

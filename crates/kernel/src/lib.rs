@@ -18,5 +18,6 @@ pub mod process;
 pub mod route;
 pub mod sockets;
 pub mod sysctl;
+pub mod xtables;
 
 pub use error::{Error, Result};

@@ -112,6 +112,15 @@ impl Netns {
             Ok(body())
         })
     }
+
+    /// Runs `body` in the namespace: on the calling thread if that is in it, which takes no privilege,
+    /// else on one of its own.
+    pub fn within<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T> {
+        match Self::current()?.id()? == self.id()? {
+            true => Ok(body()),
+            false => self.run(body),
+        }
+    }
 }
 
 impl AsFd for Netns {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{
-    self, BaseChain, Batch, Bulk, Chain, ChainType, Comparison, ConntrackKey, DynamicSetOperation,
-    Element, ElementRef, Expression, Family, FibAddress, Hook, MetaKey, Monitor, Notification,
-    Operation, Outcome, PayloadBase, Refused, Register, Rule, Set, SetValue, Table, Value, Verdict,
+    self, BaseChain, Batch, Bulk, Chain, ChainType, Changed, Comparison, ConntrackKey,
+    DynamicSetOperation, Element, ElementRef, Expression, Family, FibAddress, Hook, MetaKey,
+    Monitor, Notification, Operation, Outcome, PayloadBase, Refused, Register, Rule, Set, SetValue,
+    Table, Value, Verdict,
 };
 
 fn in_new_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -272,7 +273,7 @@ fn a_monitor_tells_whose_transaction_changed_which_table() {
         assert_eq!(
             monitor.notifications().unwrap(),
             [
-                Notification::Changed { table: t, port },
+                Notification::Changed { table: t, what: Changed::Other, is_gone: false, port },
                 Notification::Generation { id, port, process: Some(thread_name()) }
             ]
         );
@@ -304,7 +305,8 @@ fn a_monitor_of_others_is_not_bothered_by_large_changes_of_ones_own() {
         batch([Operation::DeleteTable(t.clone())]).run(&mut stranger, None).unwrap();
         let seen = others.notifications().unwrap();
         let port = stranger.port();
-        assert!(seen.contains(&Notification::Changed { table: t, port }), "{seen:?}");
+        let gone = Notification::Changed { table: t, what: Changed::Other, is_gone: true, port };
+        assert!(seen.contains(&gone), "{seen:?}");
     });
 }
 

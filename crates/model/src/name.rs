@@ -78,6 +78,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
     /// The IANA protocol number, as it stands in the IP header.
     pub fn number(self) -> u8 {
         match self {

@@ -288,6 +288,11 @@ impl FrontendKey {
     }
 }
 
+impl Origin {
+    /// All of them.
+    pub const ALL: [Origin; 3] = [Origin::Pod, Origin::Node, Origin::Outside];
+}
+
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {

@@ -9,13 +9,14 @@ use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{self, Batch, Family, Monitor, Operation, Refused, Subscription};
 use plan::{FrontendKey, Group, GroupId, LocalDetector};
 
+use super::connections;
 use super::family_table::{FamilyTable, HANDOVER, TABLE, table_id};
 use super::held::Held;
 use super::layout::{Element, frontend_key};
 use super::sets::ENTRY_MAPS;
 use super::table::Table;
 use super::watch::Watcher;
-use crate::backend::{Backend, Delta};
+use crate::backend::{self, Backend, Delta};
 use crate::{Error, Result, conntrack};
 
 /// Unused chains that are kept in each table.
@@ -50,19 +51,6 @@ impl Nftables {
             tables: Vec::new(),
             gone: BTreeSet::new(),
         })
-    }
-
-    /// Who notices when somebody else changes the tables, from the first restore on. In the calling
-    /// thread's network namespace, which has to be that of this data plane, and within a tokio
-    /// runtime.
-    pub fn watcher(&mut self) -> Result<Watcher> {
-        let (monitor, subscription) = Monitor::of_others(self.socket.port())?;
-        self.subscription = Some(subscription);
-        Watcher::new(monitor)
-    }
-
-    pub(super) fn socket(&mut self) -> &mut Socket {
-        &mut self.socket
     }
 
     /// Runs a batch and counts its transaction.
@@ -344,6 +332,17 @@ impl Backend for Nftables {
         let forgotten = conntrack::forget_stale(&mut self.socket, groups, &self.gone)?;
         self.gone.clear();
         Ok(forgotten)
+    }
+
+    fn watcher(&mut self) -> Result<Box<dyn backend::Watcher>> {
+        let (monitor, subscription) = Monitor::of_others(self.socket.port())?;
+        self.subscription = Some(subscription);
+        Ok(Box::new(Watcher::new(monitor)?))
+    }
+
+    fn forget_connections(&mut self) -> Result<usize> {
+        let frontends = connections::frontends(&mut self.socket)?;
+        Ok(conntrack::forget_translated(&mut self.socket, &frontends)?)
     }
 
     fn cleanup(&mut self) -> Result<()> {

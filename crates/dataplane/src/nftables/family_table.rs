@@ -203,6 +203,14 @@ impl FamilyTable {
     }
 }
 
+/// A family as netfilter calls it.
+pub(crate) fn netfilter_family(family: model::Family) -> Family {
+    match family {
+        model::Family::V4 => Family::Ipv4,
+        model::Family::V6 => Family::Ipv6,
+    }
+}
+
 pub(super) fn table_id(family: Family) -> nftables::Table {
     nftables::Table { family, name: TABLE.into() }
 }

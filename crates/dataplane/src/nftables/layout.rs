@@ -19,7 +19,7 @@ use std::num::NonZeroU16;
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use model::{Family, Protocol};
-use plan::{FrontendAddress, FrontendKey, PortId, Scope, SetId};
+use plan::{FrontendAddress, FrontendKey};
 
 /// The sets and maps of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,43 +189,6 @@ impl Entry {
     }
 }
 
-/// The lowest bit of a set's number tells its scope, so that the sets of a port share the rest, and
-/// with it the port's affinity.
-pub const SCOPE_BIT: u64 = 1;
-
-/// The number of an endpoint set.
-///
-/// It is a 64-bit hash of the set's identity: the same in every process, so that a restart finds the
-/// kernel's content equal to its own rendering, with nothing to remember. Two of 100,000 sets share
-/// a number by chance about once in 10^9 clusters.
-pub fn set_number(id: &SetId) -> u64 {
-    let scope = match id.scope {
-        Scope::Cluster => 0,
-        Scope::Local => SCOPE_BIT,
-    };
-    (port_number(&id.port) & !SCOPE_BIT) | scope
-}
-
-/// FNV-1a, 64 bits, with a final mix (that of MurmurHash3) so that all bits depend on all input.
-fn port_number(port: &PortId) -> u64 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut feed = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    };
-    feed(port.group.as_bytes());
-    // No name contains a byte 0, so no two identities feed the same bytes.
-    feed(&[0]);
-    feed(port.name.as_bytes());
-    feed(&[0, port.protocol.number()]);
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
-}
-
 /// Concatenates fields, each padded with zeros to a multiple of 4 bytes.
 #[derive(Debug, Default)]
 pub struct Fields(Bytes);
@@ -288,9 +251,7 @@ pub fn frontend_key(set: SetName, family: Family, key: &[u8]) -> Option<Frontend
         _ => (FrontendAddress::AnyOfNode(family), key),
     };
     let [protocol, _, _, _, high, low, _, _] = *rest else { return None };
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|known| known.number() == protocol)?;
+    let protocol = Protocol::ALL.into_iter().find(|known| known.number() == protocol)?;
     let port = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
     Some(FrontendKey { address, protocol, port })
 }
@@ -310,19 +271,7 @@ pub fn range_element(set: SetName, range: &IpNet) -> Element {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-
-    fn id(group: &str, name: &str, scope: Scope) -> SetId {
-        let port = PortId {
-            group: group.into(),
-            name: name.into(),
-            protocol: Protocol::Tcp,
-            family: Family::V4,
-        };
-        SetId { port, scope }
-    }
 
     #[test]
     fn entries_survive_their_bytes() {
@@ -333,27 +282,6 @@ mod tests {
     }
 
     #[test]
-    fn the_sets_of_a_port_differ_in_the_scope_bit_only() {
-        let cluster = set_number(&id("a/b", "c", Scope::Cluster));
-        let local = set_number(&id("a/b", "c", Scope::Local));
-        assert_eq!(cluster ^ local, SCOPE_BIT);
-    }
-
-    #[test]
-    fn names_do_not_run_into_each_other_and_numbers_do_not_repeat() {
-        assert_ne!(
-            set_number(&id("a/b", "c", Scope::Cluster)),
-            set_number(&id("a/bc", "", Scope::Cluster))
-        );
-        let numbers: HashSet<u64> = (0..100_000)
-            .map(|i| {
-                set_number(&id(&format!("ns-{}/service-{i}", i % 100), "http", Scope::Cluster))
-            })
-            .collect();
-        assert_eq!(numbers.len(), 100_000);
-    }
-
-    #[test]
     fn keys_of_entries_read_back() {
         let (v4, v6) = ("10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
         for (set, family, address) in [
@@ -361,7 +289,7 @@ mod tests {
             (SetName::OutsideFrontends, Family::V6, FrontendAddress::Ip(v6)),
             (SetName::NodePorts, Family::V4, FrontendAddress::AnyOfNode(Family::V4)),
         ] {
-            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            for protocol in Protocol::ALL {
                 let port = NonZeroU16::new(30053).unwrap();
                 let key = FrontendKey { address, protocol, port };
                 let fields = match address {

@@ -19,5 +19,4 @@ mod watch;
 
 pub use backend::Nftables;
 pub use family_table::TABLE;
-pub use parts::NODE_PORTS;
-pub use watch::Watcher;
+pub(crate) use family_table::netfilter_family;

@@ -8,14 +8,13 @@ use kernel::nftables::{
     Verdict, status,
 };
 
+use crate::ports::{NODE_PORTS, PRIVILEGED_END};
+
 /// Keys begin at the first register, and what is found takes their place.
 pub(super) const KEY: Register = Register(0);
 
 /// `IFNAMSIZ`, the length of an interface name with its terminating zeros.
 const INTERFACE_NAME_LENGTH: usize = 16;
-
-/// The range of node ports, unless an API server is told another (`--service-node-port-range`).
-pub const NODE_PORTS: (u16, u16) = (30000, 32767);
 
 /// Number of TCP (IANA protocol numbers).
 pub(super) const TCP: u8 = 6;
@@ -134,13 +133,10 @@ pub(super) fn rewrite_source() -> Vec<Vec<Expression>> {
     let heads = compare(Comparison::Equal, 0_u32.to_ne_bytes().to_vec());
     vec![
         vec![port, privileged, Expression::Masquerade { ports: None }],
-        [vec![coin, heads], within(PRIVILEGED_END, NODE_PORTS.0 - 1)].concat(),
-        within(NODE_PORTS.1 + 1, u16::MAX),
+        [vec![coin, heads], within(PRIVILEGED_END, NODE_PORTS.start() - 1)].concat(),
+        within(NODE_PORTS.end() + 1, u16::MAX),
     ]
 }
-
-/// Ports from here on need no privilege.
-const PRIVILEGED_END: u16 = 1024;
 
 /// Goes on if the connection's destination was rewritten.
 pub(super) fn translated() -> Vec<Expression> {

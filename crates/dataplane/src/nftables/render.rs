@@ -9,9 +9,8 @@ use ipnet::IpNet;
 use model::Family;
 use plan::{Action, Frontend, FrontendAddress, FrontendKey, Group, NodeFacts, NodePlan, Origin};
 
-use super::layout::{
-    Bytes, Dispatch, Element, Entry, Fields, SetName, flag, range_element, set_number,
-};
+use super::layout::{Bytes, Dispatch, Element, Entry, Fields, SetName, flag, range_element};
+use crate::number::set_number;
 
 /// What a group puts into the table of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -24,12 +24,13 @@ use kernel::nftables::{
 };
 use plan::LocalDetector;
 
-use super::layout::{Dispatch, SCOPE_BIT, SetName, flag};
+use super::layout::{Dispatch, SetName, flag};
 use super::parts::{
     KEY, TCP, came_in, goto, interface_name, invalid_segments, is_of_this_node, jump,
     loopback_from_elsewhere, mask, octets, pass_established, rewrite_source, state_new, translated,
     transport_protocol, untranslated,
 };
+use crate::number::SCOPE_BIT;
 
 /// A chain with its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,11 +7,12 @@ use tokio::io::unix::AsyncFd;
 
 use super::TABLE;
 use crate::Result;
+use crate::backend::{self, Watching};
 use crate::sync::{Update, Updates};
 
-/// Watches our tables in a network namespace; see [`Nftables::watcher`](super::Nftables::watcher).
+/// Watches our tables in a network namespace.
 #[derive(Debug)]
-pub struct Watcher {
+pub(super) struct Watcher {
     monitor: AsyncFd<Monitor>,
 }
 
@@ -27,9 +28,8 @@ impl Watcher {
         Ok(Self { monitor })
     }
 
-    /// Hands an update to the sync loop when a transaction that is not the backend's own has changed
-    /// our tables. Ends when the loop does.
-    pub async fn run(mut self, updates: Updates) {
+    /// A transaction that is not the backend's own has changed our tables.
+    async fn watch(mut self, updates: Updates) {
         let mut touched: BTreeSet<Family> = BTreeSet::new();
         loop {
             let Ok(mut ready) = self.monitor.readable_mut().await else { return };
@@ -62,5 +62,11 @@ impl Watcher {
                 }
             }
         }
+    }
+}
+
+impl backend::Watcher for Watcher {
+    fn run(self: Box<Self>, updates: Updates) -> Watching {
+        Box::pin(self.watch(updates))
     }
 }

@@ -1,34 +1,45 @@
 //! A start finds what an earlier process has left, and changes no more than what differs.
 
-use dataplane::Backend;
-use dataplane::nftables::Nftables;
 use model::{Event, Object, World};
 use serde_json::json;
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, plan_of, programmed, whole};
 
-#[test]
-fn a_restart_adopts_what_is_there() {
+on_every_plane!(a_restart_adopts_what_is_there, whatever_has_changed_meanwhile_is_found,);
+
+fn a_restart_adopts_what_is_there(plane: Plane) {
     let hosts = Hosts::new();
     let world = cluster(json!({"sessionAffinity": "ClientIP"}), &[POD_A, POD_B]);
-    let first = programmed(&hosts, &world);
+    let first = programmed(plane, &hosts, &world);
     drop(first);
     assert!(hosts.pod_c.tcp(VIP, 80).is_ok(), "rules stay without the process");
-    let mut second = hosts.node.run(|| Nftables::open().unwrap());
+    let mut second = hosts.node.run(|| plane.open());
     assert_eq!(second.restore(&whole(&plan_of(&world))).unwrap(), 0, "nothing differs");
-    // What a process leaves that is killed while it replaces a table.
-    hosts.nft(&["add", "table", "ip", "portolan-handover"]);
-    second.restore(&whole(&plan_of(&world))).unwrap();
-    assert!(!hosts.ruleset().contains("handover"));
+    assert_eq!(second.verify(&whole(&plan_of(&world))).unwrap(), [""; 0]);
     let changed = cluster(json!({"sessionAffinity": "ClientIP"}), &[POD_B]);
-    let mut third = hosts.node.run(|| Nftables::open().unwrap());
+    let mut third = hosts.node.run(|| plane.open());
     assert!(third.restore(&whole(&plan_of(&changed))).unwrap() > 0);
     for _ in 0..10 {
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B);
     }
-    hosts.nft(&["add", "table", "ip6", "portolan-handover"]);
     third.cleanup().unwrap();
+    let left = hosts.listing(plane);
+    assert!(!left.to_lowercase().contains("portolan"), "{left}");
+}
+
+#[test]
+fn a_table_that_was_being_replaced_is_taken_away() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_A]);
+    let mut backend = programmed(Plane::Nftables, &hosts, &world);
+    // What a process leaves that is killed while it replaces a table.
+    hosts.nft(&["add", "table", "ip", "portolan-handover"]);
+    backend.restore(&whole(&plan_of(&world))).unwrap();
+    assert!(!hosts.ruleset().contains("handover"));
+    hosts.nft(&["add", "table", "ip6", "portolan-handover"]);
+    backend.cleanup().unwrap();
     assert!(hosts.ruleset().is_empty(), "{}", hosts.ruleset());
 }
 
@@ -50,7 +61,7 @@ fn what_a_killed_process_has_left_unfinished_is_made_anew() {
         for command in &left {
             hosts.nft(&command.split(' ').collect::<Vec<_>>());
         }
-        let mut backend = programmed(&hosts, &world);
+        let mut backend = programmed(Plane::Nftables, &hosts, &world);
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B, "{left:?}");
         assert!(!hosts.ruleset().contains("handover"), "{left:?}");
         assert_eq!(backend.verify(&whole(&plan_of(&world))).unwrap(), [""; 0], "{left:?}");
@@ -78,13 +89,12 @@ fn services(endpoints: &[u8], first_byte: u8) -> World {
     world
 }
 
-#[test]
-fn whatever_has_changed_meanwhile_is_found() {
+fn whatever_has_changed_meanwhile_is_found(plane: Plane) {
     let hosts = Hosts::new();
     // Enough endpoints that they are asked for in several portions.
     let sizes = |changed: &[u8]| [changed, &[250; 6]].concat();
     let before = services(&sizes(&[3, 3, 3, 3, 0]), 10);
-    let mut backend = programmed(&hosts, &before);
+    let mut backend = programmed(plane, &hosts, &before);
     for (what, after, most) in [
         ("a set shrinks", services(&sizes(&[1, 3, 3, 3, 0]), 10), 8),
         ("a set grows", services(&sizes(&[3, 3, 30, 3, 0]), 10), 8),
@@ -95,8 +105,9 @@ fn whatever_has_changed_meanwhile_is_found() {
     ] {
         let plan = plan_of(&after);
         assert_ne!(backend.verify(&whole(&plan)).unwrap(), [""; 0], "{what}");
-        let mut next = hosts.node.run(|| Nftables::open().unwrap());
+        let mut next = hosts.node.run(|| plane.open());
         let operations = next.restore(&whole(&plan)).unwrap();
+        let most = if plane == Plane::Nftables { most } else { usize::MAX };
         assert!(operations > 0 && operations <= most, "{what}: {operations} operations");
         assert_eq!(next.verify(&whole(&plan)).unwrap(), [""; 0], "{what}");
         assert_eq!(next.restore(&whole(&plan)).unwrap(), 0, "{what}");
@@ -108,7 +119,7 @@ fn whatever_has_changed_meanwhile_is_found() {
 fn endpoints_that_no_entry_tells_of_are_found() {
     let hosts = Hosts::new();
     let world = services(&[2, 250, 250, 250], 10);
-    let mut backend = programmed(&hosts, &world);
+    let mut backend = programmed(Plane::Nftables, &hosts, &world);
     let plan = plan_of(&world);
     let listing = hosts.nft(&["list", "map", "ip", "portolan", "endpoints"]);
     let element = listing

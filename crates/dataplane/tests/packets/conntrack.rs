@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use dataplane::Backend;
-use dataplane::nftables::Nftables;
 use kernel::conntrack::{self, Filter, Transport};
 use kernel::netlink::{Protocol as Netlink, Socket};
 use kernel::nftables::Family;
@@ -12,8 +11,16 @@ use model::{Protocol, World};
 use serde_json::json;
 
 use crate::hosts::{Addresses, Host, Hosts, V4, V6};
+use crate::planes::{Plane, on_every_plane};
 use crate::traffic::Conversation;
 use crate::{cluster_with, plan_of, programmed, update};
+
+on_every_plane!(
+    clients_follow_the_endpoints_v4,
+    clients_follow_the_endpoints_v6,
+    a_client_that_began_before_its_service_is_served,
+    a_cleanup_forgets_what_was_translated_and_nothing_else,
+);
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -24,50 +31,47 @@ fn client(host: &Host, address: &str, port: u16) -> Conversation {
     host.open(Protocol::Udp, to, None, LIMIT).unwrap()
 }
 
-fn repair(backend: &mut Nftables, world: &World) -> usize {
+fn repair(backend: &mut dyn Backend, world: &World) -> usize {
     let groups: Vec<_> = plan_of(world).groups().cloned().collect();
     backend.forget_stale(&groups).unwrap()
 }
 
-fn clients_follow_the_endpoints(net: &'static Addresses) {
+fn clients_follow_the_endpoints(plane: Plane, net: &'static Addresses) {
     let hosts = Hosts::new();
     let cluster = |endpoints: &[&str]| cluster_with(net, json!({}), endpoints);
     let old = cluster(&[net.pod_a]);
-    let mut backend = programmed(&hosts, &old);
+    let mut backend = programmed(plane, &hosts, &old);
     let mut pod = client(&hosts.pod_c, net.vip, 80);
     let mut outside = client(&hosts.outside, net.node, 30080);
     for client in [&mut pod, &mut outside] {
         assert_eq!(client.ask(LIMIT).unwrap().server, net.pod_a);
     }
-    assert_eq!(repair(&mut backend, &old), 0, "all lead to an endpoint that serves");
+    assert_eq!(repair(&mut *backend, &old), 0, "all lead to an endpoint that serves");
 
     let new = cluster(&[net.pod_b]);
-    update(&mut backend, &old, &new);
+    update(&mut *backend, &old, &new);
     assert_eq!(pod.ask(LIMIT).unwrap().server, net.pod_a, "the kernel remembers");
-    assert_eq!(repair(&mut backend, &new), 2);
+    assert_eq!(repair(&mut *backend, &new), 2);
     for client in [&mut pod, &mut outside] {
         assert_eq!(client.ask(LIMIT).unwrap().server, net.pod_b);
     }
-    assert_eq!(repair(&mut backend, &new), 0);
+    assert_eq!(repair(&mut *backend, &new), 0);
 }
 
-#[test]
-fn clients_follow_the_endpoints_v4() {
-    clients_follow_the_endpoints(&V4);
+fn clients_follow_the_endpoints_v4(plane: Plane) {
+    clients_follow_the_endpoints(plane, &V4);
 }
 
-#[test]
-fn clients_follow_the_endpoints_v6() {
-    clients_follow_the_endpoints(&V6);
+fn clients_follow_the_endpoints_v6(plane: Plane) {
+    clients_follow_the_endpoints(plane, &V6);
 }
 
 /// What is sent before there is a rule is tracked too, as a connection to the address itself, and
 /// would be sent there for as long as the client goes on.
-#[test]
-fn a_client_that_began_before_its_service_is_served() {
+fn a_client_that_began_before_its_service_is_served(plane: Plane) {
     let hosts = Hosts::new();
     let nothing = World::new();
-    let mut backend = programmed(&hosts, &nothing);
+    let mut backend = programmed(plane, &hosts, &nothing);
     // Outside the service ranges nothing refuses it: it leaves by the default route and gets lost.
     let address = "203.0.113.44";
     let mut client = client(&hosts.pod_c, address, 80);
@@ -75,15 +79,14 @@ fn a_client_that_began_before_its_service_is_served() {
 
     let spec = json!({"externalIPs": [address]});
     let world = cluster_with(&V4, spec, &[V4.pod_a]);
-    update(&mut backend, &nothing, &world);
-    assert_eq!(repair(&mut backend, &world), 1);
+    update(&mut *backend, &nothing, &world);
+    assert_eq!(repair(&mut *backend, &world), 1);
     assert_eq!(client.ask(LIMIT).unwrap().server, V4.pod_a);
 }
 
-#[test]
-fn a_cleanup_forgets_what_was_translated_and_nothing_else() {
+fn a_cleanup_forgets_what_was_translated_and_nothing_else(plane: Plane) {
     let hosts = Hosts::new();
-    let mut backend = programmed(&hosts, &cluster_with(&V4, json!({}), &[V4.pod_a]));
+    let mut backend = programmed(plane, &hosts, &cluster_with(&V4, json!({}), &[V4.pod_a]));
     let count = || {
         let list = || {
             let mut socket = Socket::open(Netlink::Netfilter).unwrap();

@@ -15,6 +15,7 @@ use kernel::sysctl;
 use model::Protocol;
 use tempfile::TempDir;
 
+use crate::planes::Plane;
 use crate::traffic::{Answer, Conversation, Server};
 
 pub(crate) const VIP: &str = V4.vip;
@@ -220,6 +221,20 @@ impl Hosts {
     pub(crate) fn ruleset(&self) -> String {
         self.nft(&["list", "ruleset"])
     }
+
+    /// What the kernel holds where a data plane writes, without what counts packets.
+    pub(crate) fn listing(&self, plane: Plane) -> String {
+        let flavour = match plane {
+            Plane::Nftables => return self.ruleset(),
+            Plane::IptablesNft => "nft",
+            Plane::IptablesLegacy => "legacy",
+        };
+        let save = |tool: &str| self.node.sh(&format!("{tool}-{flavour}-save"));
+        let text = ["iptables", "ip6tables"].map(save).concat();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let plain = lines.map(|line| line.split(" [").next().unwrap_or_default());
+        plain.collect::<Vec<_>>().join("\n")
+    }
 }
 
 impl Drop for Hosts {
@@ -235,6 +250,13 @@ impl Host {
     /// Runs something in its network namespace.
     pub(crate) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         self.netns.run(body).expect("a namespace that is there can be entered")
+    }
+
+    /// Runs a command line there, which has to succeed, and answers what it prints.
+    pub(crate) fn sh(&self, command: &str) -> String {
+        let output = self.run(|| Command::new("sh").args(["-c", command]).output().unwrap());
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Connects and asks who is there.

@@ -13,7 +13,10 @@ use nix::sys::socket::{
 use serde_json::json;
 
 use crate::hosts::{Hosts, OUTSIDE, POD_B, VIP};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, programmed};
+
+on_every_plane!(a_segment_out_of_the_window_resets_nothing);
 
 const LIMIT: Duration = Duration::from_secs(2);
 /// The endpoint's port.
@@ -96,10 +99,9 @@ fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
     !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
-#[test]
-fn a_segment_out_of_the_window_resets_nothing() {
+fn a_segment_out_of_the_window_resets_nothing(plane: Plane) {
     let hosts = Hosts::new();
-    let _backend = programmed(&hosts, &cluster(json!({}), &[POD_B]));
+    let _backend = programmed(plane, &hosts, &cluster(json!({}), &[POD_B]));
     let server = SocketAddrV4::new(POD_B.parse().unwrap(), PORT);
     // The node's and the outside client's connections are masqueraded: the pod answers the node.
     for (what, host) in

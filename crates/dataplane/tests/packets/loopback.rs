@@ -7,7 +7,10 @@ use kernel::sysctl;
 use serde_json::json;
 
 use crate::hosts::{Host, Hosts, NODE, POD_A};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, programmed};
+
+on_every_plane!(a_neighbour_does_not_reach_loopback);
 
 const LOOPBACK: &str = "127.0.0.5";
 const PORT: u16 = 7777;
@@ -18,8 +21,7 @@ fn ip(host: &Host, arguments: &str) {
     assert!(host.run(run).success(), "ip {arguments}");
 }
 
-#[test]
-fn a_neighbour_does_not_reach_loopback() {
+fn a_neighbour_does_not_reach_loopback(plane: Plane) {
     let hosts = Hosts::new();
     let _server = hosts.node.serve(format!("{LOOPBACK}:{PORT}").parse().unwrap());
     // As kube-proxy leaves a node, and as somebody who means ill sets up his own host.
@@ -31,7 +33,7 @@ fn a_neighbour_does_not_reach_loopback() {
     assert!(hosts.outside.tcp(LOOPBACK, PORT).is_ok(), "without rules it is reached");
     assert!(hosts.outside.udp(LOOPBACK, PORT).is_ok(), "without rules it is reached");
 
-    let _backend = programmed(&hosts, &cluster(json!({}), &[POD_A]));
+    let _backend = programmed(plane, &hosts, &cluster(json!({}), &[POD_A]));
     let answer = hosts.outside.tcp(LOOPBACK, PORT);
     assert!(answer.is_err(), "{answer:?}");
     assert!(hosts.outside.is_silent(LOOPBACK, PORT, Duration::from_millis(300)));

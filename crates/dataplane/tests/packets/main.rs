@@ -1,4 +1,4 @@
-//! The nftables data plane on the real kernel: packets in, endpoint and source address out.
+//! Data planes on the real kernel: packets in, endpoint and source address out.
 //!
 //! Needs root. Everything happens in network namespaces that the tests make.
 
@@ -22,6 +22,7 @@ mod invalid;
 mod load;
 mod loopback;
 mod masquerade;
+mod planes;
 mod quarantine;
 mod random;
 mod refusal;
@@ -30,7 +31,6 @@ mod traffic;
 
 use std::collections::BTreeSet;
 
-use dataplane::nftables::Nftables;
 use dataplane::{Backend, Delta};
 use hosts::{Addresses, Hosts, V4, V6};
 use model::{Event, Object, World};
@@ -38,6 +38,7 @@ use plan::{
     LocalDetector, NodeFacts, NodePlan, NodePortAddresses, NodeSettings, plan_service,
     service::group_id,
 };
+use planes::{Plane, on_every_plane};
 use serde_json::{Value, json};
 
 fn facts() -> NodeFacts {
@@ -110,13 +111,13 @@ fn whole(plan: &NodePlan) -> Delta<'_> {
 }
 
 /// A backend on the node, programmed with a cluster.
-fn programmed(hosts: &Hosts, world: &World) -> Nftables {
-    let mut backend = hosts.node.run(|| Nftables::open().unwrap());
-    backend.restore(&whole(&plan_of(world))).unwrap();
+fn programmed(plane: Plane, hosts: &Hosts, world: &World) -> Box<dyn Backend> {
+    let mut backend = hosts.node.run(|| plane.open());
+    hosts.node.run(|| backend.restore(&whole(&plan_of(world))).unwrap());
     backend
 }
 
-fn update(backend: &mut Nftables, old: &World, new: &World) -> usize {
+fn update(backend: &mut dyn Backend, old: &World, new: &World) -> usize {
     let mut plan = plan_of(old);
     let mut changed = BTreeSet::new();
     for (name, _) in new.services() {
@@ -126,12 +127,13 @@ fn update(backend: &mut Nftables, old: &World, new: &World) -> usize {
     backend.update(&Delta { node: None, groups }).unwrap()
 }
 
-#[test]
-fn large_requests_arrive_whole() {
+on_every_plane!(large_requests_arrive_whole);
+
+fn large_requests_arrive_whole(plane: Plane) {
     let hosts = Hosts::new();
     for net in [&V4, &V6] {
         let world = cluster_with(net, json!({}), &[net.pod_b]);
-        let _backend = programmed(&hosts, &world);
+        let _backend = programmed(plane, &hosts, &world);
         let to = std::net::SocketAddr::new(net.vip.parse().unwrap(), 80);
         let limit = std::time::Duration::from_secs(5);
         for (protocol, length) in [(model::Protocol::Tcp, 2 << 20), (model::Protocol::Udp, 2048)] {

@@ -10,16 +10,18 @@ use model::Protocol;
 use serde_json::json;
 
 use crate::hosts::{Hosts, OUTSIDE, POD_A, VIP};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, programmed};
+
+on_every_plane!(no_node_port_becomes_a_source);
 
 const LIMIT: Duration = Duration::from_secs(2);
 /// Of so many ports each of the two ranges gets some, and so would node ports (4 %).
 const CONNECTIONS: usize = 600;
 
-#[test]
-fn no_node_port_becomes_a_source() {
+fn no_node_port_becomes_a_source(plane: Plane) {
     let hosts = Hosts::new();
-    let _backend = programmed(&hosts, &cluster(json!({}), &[POD_A]));
+    let _backend = programmed(plane, &hosts, &cluster(json!({}), &[POD_A]));
     let vip = SocketAddr::new(VIP.parse().unwrap(), 80);
     for _ in 0..CONNECTIONS {
         hosts.outside.open(Protocol::Udp, vip, None, LIMIT).unwrap().ask(LIMIT).unwrap();

@@ -11,6 +11,7 @@ use crate::cases::row::{NodeRow, PacketRow, Row, ServiceRow};
 use crate::cases::scene::{Scene, Variant};
 use crate::cases::trace_outcome;
 use crate::cases::{Runner, kernel_run};
+use crate::planes::{Plane, on_every_plane};
 use model::{Family, Protocol};
 
 /// How many clusters, unless `PORTOLAN_RANDOM_CASES` says another number.
@@ -128,8 +129,9 @@ fn nanoseconds(since: Duration) -> u64 {
     u64::from(since.subsec_nanos())
 }
 
-#[test]
-fn the_kernel_does_what_trace_says() {
+on_every_plane!(the_kernel_does_what_trace_says);
+
+fn the_kernel_does_what_trace_says(plane: Plane) {
     let number = std::env::var("PORTOLAN_RANDOM_CASES").ok().and_then(|text| text.parse().ok());
     let config = Config {
         cases: number.unwrap_or(CLUSTERS),
@@ -151,7 +153,7 @@ fn the_kernel_does_what_trace_says() {
         prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)],
     )
         .prop_map(|(family, protocol)| Variant { family, protocol });
-    let hosts = RefCell::new(Runner::new());
+    let hosts = RefCell::new(Runner::new(plane));
     let result = runner.run(&(variant, cluster()), |(variant, (node, services, ways))| {
         let row = row(variant, node, services, &ways);
         let failures = kernel_run(&mut hosts.borrow_mut(), &row, variant);

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::hosts::{Hosts, NODE, VIP};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, programmed};
+
+on_every_plane!(what_nobody_serves_is_refused_at_once);
 
 /// Long enough to tell a drop from a slow answer.
 const SILENCE: Duration = Duration::from_millis(600);
 /// Within this time a refusal counts as one that came at once.
 const AT_ONCE: Duration = Duration::from_millis(300);
 
-#[test]
-fn what_nobody_serves_is_refused_at_once() {
+fn what_nobody_serves_is_refused_at_once(plane: Plane) {
     let hosts = Hosts::new();
-    let _backend = programmed(&hosts, &cluster(json!({}), &[]));
+    let _backend = programmed(plane, &hosts, &cluster(json!({}), &[]));
     for (host, address, port) in [
         (&hosts.pod_c, VIP, 80),
         (&hosts.pod_c, VIP, 81),

@@ -2,28 +2,29 @@
 
 use std::time::{Duration, Instant};
 
-use dataplane::nftables::Nftables;
-use dataplane::{Backend, Sync, Update};
+use dataplane::{Sync, Update};
 use plan::plan_service;
 use plan::service::group_id;
 use serde_json::json;
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
+use crate::planes::{Plane, on_every_plane};
 use crate::{cluster, facts, plan_of, programmed, whole};
+
+on_every_plane!(whatever_is_changed_is_mended_within_a_second);
 
 /// How soon everything has to be as it was.
 const LIMIT: Duration = Duration::from_secs(1);
 
-#[test]
-fn whatever_is_changed_is_mended_within_a_second() {
+fn whatever_is_changed_is_mended_within_a_second(plane: Plane) {
     let hosts = Hosts::new();
     let world = cluster(json!({}), &[POD_A]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = || {
         let _entered = runtime.enter();
-        let mut backend = Nftables::open().unwrap();
+        let mut backend = plane.open();
         let watcher = backend.watcher().unwrap();
-        let sync = Sync::start(Box::new(backend), plan_of(&world), Box::new(())).unwrap();
+        let sync = Sync::start(backend, plan_of(&world), Box::new(())).unwrap();
         let watch = watcher.run(sync.updates());
         (sync, watch)
     };
@@ -52,29 +53,51 @@ fn whatever_is_changed_is_mended_within_a_second() {
         assert!(changed.elapsed() < LIMIT);
     }
 
-    let before = hosts.ruleset();
-    for (what, tampering) in [
-        ("a firewall's reload", "flush ruleset"),
-        ("the table is deleted", "delete table ip portolan"),
-        ("a hook is emptied", "flush chain ip portolan prerouting"),
-        ("a rule is added", "insert rule ip portolan services accept"),
-        ("all frontends go", "flush map ip portolan frontends"),
-        ("an address goes", "flush set ip portolan cluster-ips"),
-        ("the other family", "flush chain ip6 portolan services"),
-    ] {
+    let before = hosts.listing(plane);
+    for (what, tampering) in tamperings(plane) {
         let repairs = status.borrow().repairs;
-        let arguments: Vec<&str> = tampering.split(' ').collect();
-        hosts.nft(&arguments);
+        hosts.node.sh(&tampering);
         let start = Instant::now();
         reaches(what, LIMIT, &|status| status.repairs > repairs);
         say!("{what}: mended after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         assert_eq!(hosts.pod_c.tcp(VIP, 80).unwrap().server, POD_B, "{what}");
         // One change may be told in several notifications, and each is looked into.
-        while sorted(&hosts.ruleset()) != sorted(&before) {
-            assert!(start.elapsed() < LIMIT, "{what}: {}", hosts.ruleset());
+        while sorted(&hosts.listing(plane)) != sorted(&before) {
+            assert!(start.elapsed() < LIMIT, "{what}: {}", hosts.listing(plane));
         }
     }
     watching.abort();
+}
+
+/// What others do to a data plane, as command lines.
+fn tamperings(plane: Plane) -> Vec<(&'static str, String)> {
+    let flavour = match plane {
+        Plane::Nftables => {
+            return [
+                ("a firewall's reload", "nft flush ruleset"),
+                ("the table is deleted", "nft delete table ip portolan"),
+                ("a hook is emptied", "nft flush chain ip portolan prerouting"),
+                ("a rule is added", "nft insert rule ip portolan services accept"),
+                ("all frontends go", "nft flush map ip portolan frontends"),
+                ("an address goes", "nft flush set ip portolan cluster-ips"),
+                ("the other family", "nft flush chain ip6 portolan services"),
+            ]
+            .map(|(what, command)| (what, command.to_owned()))
+            .into();
+        }
+        Plane::IptablesNft => "nft",
+        Plane::IptablesLegacy => "legacy",
+    };
+    let nothing = r"printf '*nat\nCOMMIT\n*filter\nCOMMIT\n'";
+    vec![
+        ("a firewall's reload", format!("{nothing} | iptables-{flavour}-restore")),
+        ("a hook is emptied", format!("iptables-{flavour} -t nat -F PREROUTING")),
+        ("a rule is added", format!("iptables-{flavour} -t nat -I PORTOLAN-SERVICES -j ACCEPT")),
+        ("all frontends go", format!("iptables-{flavour} -t nat -F PORTOLAN-FRONTENDS")),
+        ("what refuses goes", format!("iptables-{flavour} -t filter -F PORTOLAN-FORWARD")),
+        ("a hook goes", format!("iptables-{flavour} -t filter -D FORWARD -j PORTOLAN-FORWARD")),
+        ("the other family", format!("ip6tables-{flavour} -t nat -F PORTOLAN-SERVICES")),
+    ]
 }
 
 /// The lines of a listing without what differs from one time to the next: the order.
@@ -88,7 +111,7 @@ fn sorted(listing: &str) -> Vec<&str> {
 fn a_difference_to_the_plan_is_named() {
     let hosts = Hosts::new();
     let world = cluster(json!({}), &[POD_A]);
-    let mut backend = programmed(&hosts, &world);
+    let mut backend = programmed(Plane::Nftables, &hosts, &world);
     let plan = plan_of(&world);
     let mut differences = || backend.verify(&whole(&plan)).unwrap().join("\n");
     assert_eq!(differences(), "");
@@ -103,4 +126,27 @@ fn a_difference_to_the_plan_is_named() {
     }
     backend.restore(&whole(&plan)).unwrap();
     assert_eq!(backend.verify(&whole(&plan)).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_difference_of_iptables_to_the_plan_is_named() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_A]);
+    let plan = plan_of(&world);
+    for (plane, flavour) in [(Plane::IptablesNft, "nft"), (Plane::IptablesLegacy, "legacy")] {
+        let mut backend = programmed(plane, &hosts, &world);
+        for (command, said) in [
+            ("-t nat -F PORTOLAN-FRONTENDS", "PORTOLAN-FRONTENDS is missing or has other rules"),
+            ("-t nat -D PREROUTING 1", "PREROUTING lacks the rule -j PORTOLAN-SERVICES"),
+            ("-N PORTOLAN-STRANGE", "PORTOLAN-STRANGE is too much"),
+            ("-A INPUT -j PORTOLAN-INPUT", "INPUT has a rule too much"),
+        ] {
+            assert_eq!(backend.verify(&whole(&plan)).unwrap(), [""; 0], "before {command}");
+            hosts.node.sh(&format!("iptables-{flavour} {command}"));
+            let found = backend.verify(&whole(&plan)).unwrap().join("\n");
+            assert!(found.contains(said), "{command}: {found}");
+            backend.restore(&whole(&plan)).unwrap();
+        }
+        backend.cleanup().unwrap();
+    }
 }

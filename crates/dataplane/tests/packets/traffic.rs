@@ -93,7 +93,7 @@ impl Conversation {
                     return Err(io::Error::from(error.kind()));
                 }
                 let mut buffer = [0; 200];
-                let length = match (socket.recv(&mut buffer), sent) {
+                let length = match (receive(socket, &mut buffer), sent) {
                     (Ok(length), _) => length,
                     (Err(error), Err(not_permitted))
                         if error.kind() == io::ErrorKind::WouldBlock =>
@@ -126,10 +126,20 @@ impl Conversation {
                 socket.set_read_timeout(Some(limit))?;
                 socket.send(data)?;
                 let mut buffer = [0; 200];
-                let length = socket.recv(&mut buffer)?;
+                let length = receive(socket, &mut buffer)?;
                 let text = String::from_utf8_lossy(&buffer[..length]);
                 Ok(text.split_whitespace().nth(3).and_then(|n| n.parse().ok()).unwrap_or_default())
             }
+        }
+    }
+}
+
+/// Receives, also if a signal comes between.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
         }
     }
 }

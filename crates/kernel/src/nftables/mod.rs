@@ -24,7 +24,7 @@ pub use expression::{
     AddressType, Comparison, ConntrackKey, DynamicSetOperation, Expression, FibAddress, MetaKey,
     Outcome, PayloadBase, Register, Verdict, status,
 };
-pub use monitor::{Monitor, Notification, Subscription};
+pub use monitor::{Changed, Monitor, Notification, Subscription};
 pub use object::{
     BaseChain, Chain, ChainType, Element, ElementRef, Hook, Rule, Set, SetValue, Value,
 };

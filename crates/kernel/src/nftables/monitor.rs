@@ -23,6 +23,10 @@ pub enum Notification {
     Changed {
         /// The table.
         table: Table,
+        /// What it is.
+        what: Changed,
+        /// Whether it is no more.
+        is_gone: bool,
         /// Port of the socket that changed it.
         port: u32,
     },
@@ -35,6 +39,17 @@ pub enum Notification {
         /// Name of the process that sent it, where the kernel tells.
         process: Option<String>,
     },
+}
+
+/// What has changed in a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// A chain.
+    Chain(Name),
+    /// A rule of this chain.
+    Rule(Name),
+    /// The table itself, a set, an element, ...
+    Other,
 }
 
 /// Turns the subscription of a [`Monitor`] on and off, from whatever thread.
@@ -93,9 +108,19 @@ impl Monitor {
                 return Some(Notification::Generation { id, port: message.port, process });
             }
             // The name of the table is attribute 1 of every kind of object.
-            let name = attributes(body).find(|a| a.kind == 1).and_then(Attribute::text)?;
-            let table = Table { family: Family::from_number(header[0])?, name: Name::from(name) };
-            Some(Notification::Changed { table, port: message.port })
+            let name = |kind| attributes(body).find(|a| a.kind == kind).and_then(Attribute::text);
+            let table = Table { family: Family::from_number(header[0])?, name: name(1)?.into() };
+            let is_of = |kinds: [u8; 2]| kinds.map(message_type).contains(&message.kind);
+            let what = if is_of([uapi::NFT_MSG_NEWRULE, uapi::NFT_MSG_DELRULE]) {
+                Changed::Rule(name(uapi::NFTA_RULE_CHAIN)?.into())
+            } else if is_of([uapi::NFT_MSG_NEWCHAIN, uapi::NFT_MSG_DELCHAIN]) {
+                Changed::Chain(name(uapi::NFTA_CHAIN_NAME)?.into())
+            } else {
+                Changed::Other
+            };
+            let gone = [uapi::NFT_MSG_DELTABLE, uapi::NFT_MSG_DELCHAIN, uapi::NFT_MSG_DELRULE];
+            let is_gone = gone.map(message_type).contains(&message.kind);
+            Some(Notification::Changed { table, what, is_gone, port: message.port })
         });
         Ok(decoded.collect())
     }

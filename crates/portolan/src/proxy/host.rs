@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use dataplane::nftables::NODE_PORTS;
+use dataplane::NODE_PORTS;
 use kernel::sysctl;
 
 use super::config::{Conntrack, GoDuration};
@@ -125,7 +125,7 @@ fn max(config: &Conntrack, cores: usize) -> Option<i64> {
 /// already stay so.
 pub(crate) fn reserve_node_ports(directory: &Path) -> anyhow::Result<()> {
     let reserved = sysctl::read(RESERVED)?;
-    set(RESERVED, &with_range(&reserved, NODE_PORTS), directory)
+    set(RESERVED, &with_range(&reserved, NODE_PORTS.into_inner()), directory)
 }
 
 /// A list of ports and ranges, as the kernel writes it, with one range more.

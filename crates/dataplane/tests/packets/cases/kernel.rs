@@ -11,14 +11,14 @@ use std::time::Duration;
 use ::kernel::conntrack::{self, Filter, Transport};
 use ::kernel::netlink::{self, Socket};
 use ::kernel::nftables::Family;
-use dataplane::nftables::Nftables;
-use dataplane::{Backend, Delta};
+use dataplane::Delta;
 use model::Protocol;
 
 use super::row::{Manner, Outcome, PacketRow, Row, Step, Target};
 use super::scene::{Scene, Variant};
 use super::{Tally, has_sockets};
 use crate::hosts::{Host, Hosts};
+use crate::planes::Plane;
 use crate::traffic::{Answer, Conversation};
 use crate::whole;
 
@@ -30,14 +30,15 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Namespaces that rows are run in, one after the other.
 pub(crate) struct Runner {
     hosts: Hosts,
+    plane: Plane,
 }
 
 /// The sockets of a row's named clients, and who answered them last.
 type Clients = BTreeMap<(String, String), (Conversation, Option<Answer>)>;
 
 impl Runner {
-    pub(crate) fn new() -> Self {
-        Self { hosts: Hosts::new() }
+    pub(crate) fn new(plane: Plane) -> Self {
+        Self { hosts: Hosts::new(), plane }
     }
 
     pub(super) fn run(&mut self, row: &Row, variant: Variant, tally: &mut Tally) {
@@ -47,7 +48,7 @@ impl Runner {
         }
         let mut scene = Scene::new(variant);
         let mut clients = Clients::new();
-        let mut backend = self.hosts.node.run(|| Nftables::open().unwrap());
+        let mut backend = self.hosts.node.run(|| self.plane.open());
         self.hosts.node.run(forget_datagrams);
         for (i, step) in row.steps().iter().enumerate() {
             let (changed, node_changed) = scene.follow(step);

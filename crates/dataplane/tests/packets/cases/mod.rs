@@ -14,6 +14,8 @@ use model::{Family, Protocol};
 use row::{Row, table};
 use scene::Variant;
 
+use crate::planes::{Plane, on_every_plane};
+
 /// What was run, for the test's output.
 #[derive(Debug, Default)]
 struct Tally {
@@ -64,18 +66,18 @@ fn on_the_fake() {
     each(&Family::ALL, fake::run).report("fake");
 }
 
-#[test]
-fn on_the_kernel_with_ipv4() {
-    let mut runner = kernel::Runner::new();
+on_every_plane!(on_the_kernel_with_ipv4, on_the_kernel_with_ipv6);
+
+fn on_the_kernel_with_ipv4(plane: Plane) {
+    let mut runner = kernel::Runner::new(plane);
     each(&[Family::V4], |row, variant, tally| runner.run(row, variant, tally))
-        .report("kernel IPv4");
+        .report(&format!("{} IPv4", plane.name()));
 }
 
-#[test]
-fn on_the_kernel_with_ipv6() {
-    let mut runner = kernel::Runner::new();
+fn on_the_kernel_with_ipv6(plane: Plane) {
+    let mut runner = kernel::Runner::new(plane);
     each(&[Family::V6], |row, variant, tally| runner.run(row, variant, tally))
-        .report("kernel IPv6");
+        .report(&format!("{} IPv6", plane.name()));
 }
 
 /// Every row runs somewhere or says why it can't, and no id stands twice.
@@ -97,7 +99,7 @@ fn every_row_is_run_or_accounted_for() {
             let (file, function) = test.split_once(' ').expect("FILE FUNCTION");
             let text = std::fs::read_to_string(repository.join(file))
                 .unwrap_or_else(|error| panic!("{}: {file}: {error}", row.id));
-            let found = text.contains(&format!("fn {function}()"));
+            let found = text.contains(&format!("fn {function}("));
             assert!(found, "{}: {file} has no test {function}", row.id);
         }
         if let Some(why) = &row.cannot {

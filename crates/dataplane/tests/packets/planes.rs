@@ -1,0 +1,99 @@
+//! The data planes that tests run on: each test is written once, and run on every one.
+//!
+//! What was run and how it ended is kept where `PORTOLAN_RESULTS` says, one line of JSON for each test and
+//! data plane; docs/dataplanes.md is made of it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use dataplane::Backend;
+use dataplane::iptables::{Flavour, Iptables};
+use dataplane::nftables::Nftables;
+use serde_json::json;
+
+/// A data plane, as tests see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plane {
+    Nftables,
+    IptablesNft,
+    IptablesLegacy,
+}
+
+/// Makes a test of each function for every data plane: `name::nftables`, `name::iptables_nft`, ...
+macro_rules! on_every_plane {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            use crate::planes::Plane;
+
+            #[test]
+            fn nftables() {
+                Plane::Nftables.test(stringify!($name), super::$name);
+            }
+
+            #[test]
+            fn iptables_nft() {
+                Plane::IptablesNft.test(stringify!($name), super::$name);
+            }
+
+            #[test]
+            fn iptables_legacy() {
+                Plane::IptablesLegacy.test(stringify!($name), super::$name);
+            }
+        }
+    )*};
+}
+pub(crate) use on_every_plane;
+
+impl Plane {
+    /// As the matrix calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Plane::Nftables => "nftables",
+            Plane::IptablesNft => "iptables-nft",
+            Plane::IptablesLegacy => "iptables-legacy",
+        }
+    }
+
+    /// Opens it in the calling thread's network namespace.
+    pub(crate) fn open(self) -> Box<dyn Backend> {
+        match self {
+            Plane::Nftables => Box::new(Nftables::open().unwrap()),
+            Plane::IptablesNft => Box::new(Iptables::open(Flavour::Nft).unwrap()),
+            Plane::IptablesLegacy => Box::new(Iptables::open(Flavour::Legacy).unwrap()),
+        }
+    }
+
+    /// A command that adds a rule which no version of ours has, and which does nothing.
+    pub(crate) fn strange_rule(self) -> &'static str {
+        match self {
+            Plane::Nftables => "nft insert rule ip portolan services counter",
+            Plane::IptablesNft => {
+                "iptables-nft -t nat -I PORTOLAN-SERVICES -m comment --comment strange"
+            }
+            Plane::IptablesLegacy => {
+                "iptables-legacy -t nat -I PORTOLAN-SERVICES -m comment --comment strange"
+            }
+        }
+    }
+
+    /// Runs a test on it and keeps how it ended.
+    pub(crate) fn test(self, name: &str, body: impl FnOnce(Plane)) {
+        match catch_unwind(AssertUnwindSafe(|| body(self))) {
+            Ok(()) => self.record(name, "passed", None),
+            Err(panic) => {
+                self.record(name, "failed", None);
+                resume_unwind(panic);
+            }
+        }
+    }
+
+    /// Keeps how something ended on it, for the matrix.
+    pub(crate) fn record(self, what: &str, outcome: &str, why: Option<&str>) {
+        let Ok(file) = std::env::var("PORTOLAN_RESULTS") else { return };
+        let line = json!({"what": what, "plane": self.name(), "outcome": outcome, "why": why});
+        let mut file = OpenOptions::new().create(true).append(true).open(&file).unwrap();
+        // In one piece: tests run side by side.
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
