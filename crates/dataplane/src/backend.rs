@@ -63,6 +63,14 @@ pub trait Backend: Send {
 
     /// Removes everything this backend ever programs. Succeeds if there is nothing.
     fn cleanup(&mut self) -> Result<()>;
+
+    /// Takes no new connections any more, because another backend does, and removes what none of the
+    /// established ones needs. Answers whether nothing is left; else it is to be called again.
+    ///
+    /// Connections that connection tracking translates need nothing.
+    fn retire(&mut self) -> Result<bool> {
+        self.cleanup().map(|()| true)
+    }
 }
 
 /// Notices when others change a data plane.

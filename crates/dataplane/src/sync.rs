@@ -16,6 +16,9 @@ use tokio::sync::watch;
 use crate::backend::{Backend, Delta};
 use crate::error::Error;
 
+/// How often a data plane that has been exchanged is asked whether connections still need it.
+const RETIRING: Duration = Duration::from_secs(2);
+
 /// Shortest and longest pause before a failed transaction is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
@@ -99,15 +102,29 @@ impl Updates {
     ) -> Result<(), Ended> {
         self.0.send(Message::Inspect(Box::new(look))).map_err(|_| Ended)
     }
+
+    /// Has another backend program the plan from now on. It is programmed beside the present one, which
+    /// then retires; if it can't be, everything stays as it is. `reply` is told on the loop's thread.
+    pub fn exchange(
+        &self,
+        backend: Box<dyn Backend>,
+        reply: impl FnOnce(crate::Result<()>) + Send + 'static,
+    ) -> Result<(), Ended> {
+        self.0.send(Message::Exchange(backend, Box::new(reply))).map_err(|_| Ended)
+    }
 }
 
 /// Looks at the plan, at the data plane and at how far it is.
 type Inspection = Box<dyn FnOnce(&NodePlan, &mut dyn Backend, &Status) + Send>;
 
+/// Hears how an exchange of backends has ended.
+type Reply = Box<dyn FnOnce(crate::Result<()>) + Send>;
+
 /// What the loop is told.
 enum Message {
     Update(Update),
     Inspect(Inspection),
+    Exchange(Box<dyn Backend>, Reply),
     /// Others may still hold [`Updates`], so the end has to be said.
     End,
 }
@@ -169,6 +186,8 @@ impl Pending {
 
 struct Loop {
     backend: Box<dyn Backend>,
+    /// Backends that were exchanged and that connections still need.
+    retiring: Vec<Box<dyn Backend>>,
     plan: NodePlan,
     pending: Pending,
     tampered: bool,
@@ -188,7 +207,17 @@ impl Loop {
         let pending = Pending { everything: true, ..Pending::default() };
         let status = Status { pending_since: Some(Instant::now()), ..Status::default() };
         let retry_in = RETRY.0;
-        Self { backend, plan, pending, tampered: false, retry_in, status, report, observer }
+        Self {
+            backend,
+            retiring: Vec::new(),
+            plan,
+            pending,
+            tampered: false,
+            retry_in,
+            status,
+            report,
+            observer,
+        }
     }
 
     /// Runs until it is told to end; what came before that is programmed or has failed once.
@@ -200,10 +229,11 @@ impl Loop {
             if is_ending {
                 return;
             }
-            let first = match succeeded {
-                true => messages.recv().ok(),
-                false => messages.recv_timeout(self.retry_in).ok(),
+            let first = match self.patience(succeeded) {
+                None => messages.recv().ok(),
+                Some(patience) => messages.recv_timeout(patience).ok(),
             };
+            self.retire();
             if !succeeded {
                 self.retry_in = (self.retry_in * 2).min(RETRY.1);
             }
@@ -213,10 +243,64 @@ impl Loop {
                     Message::Inspect(look) => {
                         look(&self.plan, &mut *self.backend, &self.status);
                     }
+                    Message::Exchange(backend, reply) => reply(self.exchange(backend)),
                     Message::End => is_ending = true,
                 }
             }
         }
+    }
+
+    /// How long to wait for messages; `None` for as long as it takes.
+    fn patience(&self, succeeded: bool) -> Option<Duration> {
+        let retiring = (!self.retiring.is_empty()).then_some(RETIRING);
+        let retry = (!succeeded).then_some(self.retry_in);
+        retiring.into_iter().chain(retry).min()
+    }
+
+    /// Lets those go that connections do not need any more.
+    fn retire(&mut self) {
+        self.retiring.retain_mut(|backend| match backend.retire() {
+            Ok(is_gone) => !is_gone,
+            Err(error) => {
+                tracing::warn!(backend = backend.name(), %error, "it does not retire yet");
+                true
+            }
+        });
+    }
+
+    /// Programs everything by another backend, beside the one that does it now.
+    fn exchange(&mut self, mut next: Box<dyn Backend>) -> crate::Result<()> {
+        let start = Instant::now();
+        let mut refused = BTreeMap::new();
+        loop {
+            match next.restore(&whole(&self.plan, &refused)) {
+                Ok(_) => break,
+                // What one kernel interface refuses another may take: all are tried again.
+                Err(Error::Refused(groups))
+                    if groups.iter().any(|(id, _)| !refused.contains_key(id)) =>
+                {
+                    refused.extend(groups);
+                }
+                Err(error) => {
+                    if let Err(error) = next.cleanup() {
+                        tracing::warn!(backend = next.name(), %error, "something of it may be left");
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let old = std::mem::replace(&mut self.backend, next);
+        let (from, to) = (old.name(), self.backend.name());
+        tracing::info!(from, to, took = ?start.elapsed(), "another data plane has taken over");
+        self.retiring.push(old);
+        self.retire();
+        self.pending = Pending::default();
+        self.status.quarantined = refused;
+        self.status.generation += 1;
+        self.status.programmed_at = Some(Instant::now());
+        self.status.pending_since = None;
+        self.status.failure = None;
+        Ok(())
     }
 
     fn take(&mut self, update: Update) {

@@ -1,7 +1,9 @@
 //! The programs of iptables(8): which flavour this machine uses, and running them.
 
+use std::fmt;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::str::FromStr;
 
 use kernel::netns::Netns;
 use model::Family;
@@ -52,6 +54,26 @@ pub(super) enum Error {
         /// The line of its input that it stopped at, if it told one and that is a rule.
         rule: Option<String>,
     },
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that is none of a flavour's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no iptables-{0}: accepted are nft and legacy")]
+pub struct UnknownFlavour(String);
+
+impl FromStr for Flavour {
+    type Err = UnknownFlavour;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFlavour> {
+        let found = Self::ALL.into_iter().find(|flavour| flavour.as_str() == text);
+        found.ok_or_else(|| UnknownFlavour(text.to_owned()))
+    }
 }
 
 impl Flavour {

@@ -22,9 +22,18 @@ on_every_plane!(
 /// How long each test goes on.
 const DURATION: Duration = Duration::from_secs(2);
 
+/// Lets the clients end, also when the work has failed.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Repeats `work` while an outside client and a pod connect as fast as they can. Prints how many
 /// connections and repetitions there were; fails on the first connection that does.
-fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
+pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
     let stop = AtomicBool::new(false);
     let connect = |from: &crate::hosts::Host, to: &str, port: u16| {
         let mut connections = 0;
@@ -37,6 +46,7 @@ fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
         connections
     };
     thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         let outside = scope.spawn(|| connect(&hosts.outside, NODE, 30080));
         let pod = scope.spawn(|| connect(&hosts.pod_d, VIP, 80));
         let until = Instant::now() + DURATION;

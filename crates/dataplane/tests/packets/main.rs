@@ -26,6 +26,7 @@ mod planes;
 mod quarantine;
 mod random;
 mod refusal;
+mod switching;
 mod tampering;
 mod traffic;
 

@@ -46,6 +46,11 @@ macro_rules! on_every_plane {
 pub(crate) use on_every_plane;
 
 impl Plane {
+    /// All that can be tried here.
+    pub(crate) fn all() -> Vec<Plane> {
+        vec![Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy]
+    }
+
     /// As the matrix calls it.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use lab::{Directory, Record, take_down};
 
+use super::dataplane::DataPlane;
 use crate::logging;
 use crate::runtime;
 use crate::testbed::{self, MAX_NODES, Options, Place, Target};
@@ -50,6 +51,8 @@ pub(crate) struct Up {
     /// Range of Services.
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
     service_cidr: IpNet,
+    #[command(flatten)]
+    data_plane: DataPlane,
     /// Port of the API on 127.0.0.1, 0 for any [default: 6443 or the next free one].
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
@@ -137,6 +140,7 @@ impl From<Up> for Options {
             manifests: up.manifests,
             tour: up.tour,
             log_level: up.part_log_level,
+            data_plane: up.data_plane.arguments(),
         }
     }
 }

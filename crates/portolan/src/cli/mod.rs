@@ -2,6 +2,7 @@
 
 mod apply;
 mod cleanup;
+mod dataplane;
 #[cfg(test)]
 mod deploy_tests;
 mod explain;
@@ -12,6 +13,7 @@ mod planning;
 mod proxy;
 mod server;
 mod status;
+mod switch;
 
 use std::process::ExitCode;
 
@@ -60,6 +62,7 @@ pub(crate) enum Command {
     Explain(explain::Args),
     Dump(explain::DumpArgs),
     Status(status::Args),
+    SwitchDataplane(switch::Args),
     Cleanup(cleanup::Args),
     /// Print the version.
     Version,
@@ -76,6 +79,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&args)?,
         Command::Explain(args) => return explain::run(args),
         Command::Status(args) => return status::run(&args),
+        Command::SwitchDataplane(args) => switch::run(&args)?,
         Command::Dump(args) => explain::run_dump(args)?,
         Command::Cleanup(args) => cleanup::run(&args)?,
         Command::Version => println!("portolan {}", env!("CARGO_PKG_VERSION")),

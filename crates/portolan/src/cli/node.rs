@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use super::dataplane::DataPlane;
 use super::planning::Planning;
 use crate::control::SOCKET;
 use crate::node::{self, Settings};
@@ -14,7 +15,7 @@ use crate::runtime;
 /// Run the agent of one node: pods, routes, Services and DNS.
 ///
 /// It registers the Node, waits for its pod range, runs the pods bound to it, programs Services
-/// into nftables, keeps routes to the pods of other nodes, and answers cluster DNS. SIGTERM ends the
+/// into the kernel, keeps routes to the pods of other nodes, and answers cluster DNS. SIGTERM ends the
 /// agent and leaves pods and packets as they are; the next start takes them over.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portolan node --kubeconfig /etc/portolan/node.kubeconfig")]
@@ -43,6 +44,8 @@ pub(crate) struct Args {
     resolv_conf: OsString,
     #[command(flatten)]
     planning: Planning,
+    #[command(flatten)]
+    data_plane: DataPlane,
     /// Control group of the pods, below the root of the hierarchy.
     #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
     pod_cgroup: PathBuf,
@@ -64,6 +67,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     };
     let settings = Settings {
         planning: args.planning.settings(&name),
+        choice: args.data_plane.choice(),
         addresses: args.node_ip,
         kubeconfig: args.kubeconfig,
         data_dir: args.data_dir,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use dataplane::Mode;
 use serde::de::DeserializeOwned;
 
 use super::{Question, Request, SOCKET, SOCKET_NAME, StatusAnswer, TraceAnswer};
@@ -52,6 +53,11 @@ impl Agent {
         self.ask(&Request::Verify)
     }
 
+    /// Has another data plane take over. Answers a sentence about what happened.
+    pub(crate) fn switch_to(&self, mode: Mode) -> anyhow::Result<String> {
+        self.ask(&Request::SwitchDataPlane { mode: mode.to_string() })
+    }
+
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> anyhow::Result<T> {
         let path = self.path.display();
         let mut stream = UnixStream::connect(&self.path).map_err(|error| match error.kind() {
@@ -63,7 +69,9 @@ impl Agent {
         })?;
         let limit = match request {
             Request::Status { connections: false } | Request::Trace(_) => LIMIT,
-            Request::Status { .. } | Request::Verify => LONG_LIMIT,
+            Request::Status { .. } | Request::Verify | Request::SwitchDataPlane { .. } => {
+                LONG_LIMIT
+            }
         };
         stream.set_read_timeout(Some(limit))?;
         let line = serde_json::to_string(request)? + "\n";

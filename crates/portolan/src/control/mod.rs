@@ -45,6 +45,11 @@ enum Request {
     Trace(Question),
     /// Whether the kernel holds what it should.
     Verify,
+    /// Have another data plane take over.
+    SwitchDataPlane {
+        /// Which.
+        mode: String,
+    },
 }
 
 /// A packet that is asked about.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dataplane::{Backend, Status, Updates};
+use dataplane::mode::UnknownMode;
+use dataplane::{Backend, Mode, Status, Updates};
 use plan::NodePlan;
 use plan::trace::trace;
 use serde::Serialize;
@@ -15,6 +16,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
+
+use crate::errors::sentence;
+use crate::proxy::dataplane::Running;
 
 use super::connections::{self, Netfilter};
 use super::{FateAnswer, PlanSettings, Question, Request, StatusAnswer, TraceAnswer};
@@ -31,6 +35,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) fn serve(
     path: &Path,
     updates: Updates,
+    running: Running,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let listener = bind(path).with_context(|| format!("listen on {}", path.display()))?;
     let netfilter = connections::open()?;
@@ -41,9 +46,10 @@ pub(crate) fn serve(
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let (updates, netfilter) = (updates.clone(), netfilter.clone());
+                    let running = running.clone();
                     tokio::spawn(async move {
                         // How it ends is the client's business.
-                        let _ = converse(stream, &updates, netfilter).await;
+                        let _ = converse(stream, &updates, netfilter, &running).await;
                     });
                 }
                 Err(error) => {
@@ -86,18 +92,25 @@ async fn converse(
     stream: UnixStream,
     updates: &Updates,
     netfilter: Netfilter,
+    running: &Running,
 ) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     let mut limited = (&mut stream).take(MAX_REQUEST);
     tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await??;
     let answer: Result<Value, String> = match serde_json::from_str::<Request>(&line) {
+        Ok(Request::SwitchDataPlane { mode }) => switch(running, &mode).await,
         Ok(request) => answer(request, updates, netfilter).await,
         Err(error) => Err(format!("this is no question of this version: {error}")),
     };
     let text = serde_json::to_string(&answer)? + "\n";
     stream.into_inner().write_all(text.as_bytes()).await?;
     Ok(())
+}
+
+async fn switch(running: &Running, mode: &str) -> Result<Value, String> {
+    let mode: Mode = mode.parse().map_err(|error: UnknownMode| error.to_string())?;
+    running.switch_to(mode).await.map(|said| json(&said)).map_err(|error| sentence(&error))
 }
 
 async fn answer(
@@ -123,6 +136,7 @@ async fn answer(
                 let differences = backend.verify(&whole).map_err(|error| error.to_string())?;
                 json(&differences)
             }
+            Request::SwitchDataPlane { .. } => return Err("that is no question".to_owned()),
         };
         Ok(answer)
     };

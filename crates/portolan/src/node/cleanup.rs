@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use dataplane::Backend;
-use dataplane::nftables::Nftables;
 use kernel::route::Rtnetlink;
 use pod::runner;
 use pod::wiring::NodeRoutes;
@@ -26,7 +24,11 @@ pub(crate) fn clean_up(
     let mut failures: Vec<anyhow::Error> =
         runner::cleanup(&config).into_iter().map(Into::into).collect();
     failures.extend(proxy::host::restore(runtime).err());
-    failures.extend(clean_packet_filter().err().map(Into::into));
+    let (forgotten, left) = proxy::dataplane::clean_up();
+    if forgotten > 0 {
+        tracing::info!(forgotten, "connections to Services");
+    }
+    failures.extend(left);
     match clean_routes() {
         Ok(refused) => failures.extend(refused.into_iter().map(Into::into)),
         Err(error) => failures.push(error.into()),
@@ -37,15 +39,6 @@ pub(crate) fn clean_up(
     }
     let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::bail!("left behind: {}", all.join("; "))
-}
-
-fn clean_packet_filter() -> dataplane::Result<()> {
-    let mut nftables = Nftables::open()?;
-    let forgotten = nftables.forget_connections()?;
-    if forgotten > 0 {
-        tracing::info!(forgotten, "connections to Services");
-    }
-    nftables.cleanup()
 }
 
 fn clean_routes() -> kernel::Result<Vec<pod::Error>> {

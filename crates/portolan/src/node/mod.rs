@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use crate::client;
 use crate::control;
 use crate::errors::sentence;
+use crate::proxy::dataplane::Choice;
 use crate::proxy::{self, BACKLOG};
 use crate::runtime;
 use agent::Agent;
@@ -36,6 +37,8 @@ pub(crate) use registration::own_addresses;
 /// How an agent is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// The data plane.
+    pub(crate) choice: Choice,
     /// What plans depend on, with the name of the Node.
     pub(crate) planning: NodeSettings,
     /// Addresses of the node; empty to find them out.

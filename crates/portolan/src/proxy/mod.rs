@@ -2,6 +2,7 @@
 //! goes to the data plane. The node agent has one; `portolan proxy` is one and nothing else.
 
 pub(crate) mod config;
+pub(crate) mod dataplane;
 mod describe;
 mod health;
 pub(crate) mod host;
@@ -17,9 +18,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ::dataplane::{Sync, Update};
 use anyhow::Context;
-use dataplane::nftables::Nftables;
-use dataplane::{Sync, Update};
 use ipnet::IpNet;
 use model::{Kind, Touched, World};
 use plan::{Group, GroupId, LocalDetector, NodeFacts, NodePlan, NodeSettings};
@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use crate::client::{self, Client, Recorder};
 use crate::control;
 use crate::errors::sentence;
+use dataplane::{Choice, InForce};
 pub(crate) use describe::describe;
 use health::Health;
 use health::node_port::HealthCheckPorts;
@@ -50,6 +51,8 @@ pub(crate) struct Proxy {
     programmed: Option<Programmed>,
     health: Health,
     metrics: Metrics,
+    choice: Choice,
+    in_force: InForce,
     takes_over: bool,
     annotates: bool,
     /// Where it can be asked; `None` for nowhere.
@@ -62,6 +65,8 @@ struct Programmed {
     planner: Planner,
     sync: Sync,
     followers: Followers,
+    /// Others' changes are noticed for as long as this is held.
+    _running: dataplane::Running,
 }
 
 /// Who else follows the plans of Services.
@@ -89,10 +94,12 @@ impl Followers {
 
 impl Proxy {
     /// A proxy that has programmed nothing yet.
-    pub(crate) fn new(client: Client, settings: NodeSettings) -> Self {
+    pub(crate) fn new(client: Client, settings: NodeSettings, choice: Choice) -> Self {
         Self {
             client,
             settings,
+            choice,
+            in_force: InForce::new(choice.mode),
             programmed: None,
             health: Health::default(),
             metrics: Metrics::new(),
@@ -128,6 +135,11 @@ impl Proxy {
         self.health.clone()
     }
 
+    /// The data plane that programs, now and later.
+    fn in_force(&self) -> InForce {
+        self.in_force.clone()
+    }
+
     /// What is counted and measured of it.
     fn metrics(&self) -> Metrics {
         self.metrics.clone()
@@ -142,7 +154,7 @@ impl Proxy {
     ) -> anyhow::Result<()> {
         let start = Instant::now();
         self.health.follow(world, &self.settings.node_name);
-        if let Some(Programmed { planner, sync, followers }) = &mut self.programmed {
+        if let Some(Programmed { planner, sync, followers, .. }) = &mut self.programmed {
             let updates = planner.updates(world, touched);
             if !updates.is_empty() {
                 self.metrics.queued();
@@ -192,13 +204,10 @@ impl Proxy {
         for group in whole.groups() {
             followers.follow(world, &group.id, Some(group));
         }
-        let mut backend = Nftables::open().context("open nftables")?;
-        let watcher = backend.watcher().context("watch nftables")?;
         self.metrics.queued();
         let observer = Box::new(self.metrics.clone());
-        let sync =
-            Sync::start(Box::new(backend), whole, observer).context("start the data plane")?;
-        self.tasks.spawn(watcher.run(sync.updates()));
+        let (sync, running) =
+            dataplane::start(self.choice.options, self.in_force(), whole, observer)?;
         self.tasks.spawn(reporter.clone().quarantine(sync.status()));
         if let Some(ids) = to_annotate {
             for (name, _) in world.services() {
@@ -221,21 +230,24 @@ impl Proxy {
             self.tasks.spawn(control::connections::watch(sync.updates(), asked, note)?);
         }
         if let Some(path) = &self.socket {
-            match control::serve(path, sync.updates()) {
+            match control::serve(path, sync.updates(), running.clone()) {
                 Ok(serve) => _ = self.tasks.spawn(serve),
                 Err(error) => tracing::warn!("it can't be asked: {}", sentence(&error)),
             }
         }
-        if self.takes_over {
-            let mut status = sync.status();
-            self.tasks.spawn(async move {
-                if status.wait_for(|status| status.generation > 0).await.is_ok() {
+        let mut status = sync.status();
+        let retire_others = dataplane::retire_others(self.choice);
+        let takes_over = self.takes_over;
+        self.tasks.spawn(async move {
+            if status.wait_for(|status| status.generation > 0).await.is_ok() {
+                if takes_over {
                     // It runs programs and waits for them. A panic of it has been printed.
                     let _ = tokio::task::spawn_blocking(takeover::take_over).await;
                 }
-            });
-        }
-        self.programmed = Some(Programmed { planner, sync, followers });
+                retire_others.await;
+            }
+        });
+        self.programmed = Some(Programmed { planner, sync, followers, _running: running });
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::dataplane::Choice;
 use super::serve::{Answer, serve};
 use super::{BACKLOG, Proxy, watched_kinds};
 use crate::client::{self, Recorder, Severity};
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Where the API server is, if not where the kubeconfig says.
     pub(crate) master: Option<http::Uri>,
+    /// The data plane.
+    pub(crate) choice: Choice,
     /// What plans depend on.
     pub(crate) node: NodeSettings,
     /// Where health is told; `None` for nowhere.
@@ -54,11 +57,11 @@ pub(crate) struct Settings {
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client =
         client::connect_to(settings.kubeconfig.as_deref(), settings.master.as_ref()).await?;
-    let proxy = Proxy::new(client.clone(), settings.node.clone())
+    let proxy = Proxy::new(client.clone(), settings.node.clone(), settings.choice)
         .annotating(settings.annotate)
         .answering(settings.socket.clone())
         .taking_over();
-    let (health, metrics) = (proxy.health(), proxy.metrics());
+    let (health, metrics, in_force) = (proxy.health(), proxy.metrics(), proxy.in_force());
     let (counted, config) = (metrics.clone(), settings.config);
     let answer_probe = move |path: &str| {
         let answer = health.answer(path);
@@ -67,7 +70,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let answer_metrics = move |path: &str| match path {
         "/metrics" => metrics.answer(),
-        "/proxyMode" => Answer::text("nftables"),
+        "/proxyMode" => Answer::text(in_force.get().as_str()),
         "/healthz" => Answer::text("ok"),
         "/configz" => Answer::json(StatusCode::OK, &config),
         _ => Answer::not_found("/metrics, /proxyMode, /healthz, /configz"),

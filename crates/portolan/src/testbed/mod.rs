@@ -44,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) nodes: u8,
     /// Ranges of pods.
     pub(crate) cluster_cidr: IpNet,
+    /// What chooses the data plane of its nodes, as arguments of their agents.
+    pub(crate) data_plane: Vec<String>,
     /// Range of Services.
     pub(crate) service_cidr: IpNet,
     /// Port of the API on the machine's loopback: `None` is 6443 or the next free one, 0 any.

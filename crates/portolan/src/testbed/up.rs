@@ -170,6 +170,7 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
             .args(["--node-name", &node.name, "--node-ip", &node.address.to_string()])
             .args(["--cluster-dns", &dns.to_string(), "--resolv-conf", ""])
             .args(["--cluster-cidr", &options.cluster_cidr.to_string()])
+            .args(&options.data_plane)
             // Whoever may write Services in a lab owns it.
             .args(["--allow-external-ips", "0.0.0.0/0,::/0"])
             .arg("--socket")

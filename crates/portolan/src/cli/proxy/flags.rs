@@ -9,8 +9,9 @@ use crate::proxy::config::{GoDuration, KubeProxyConfiguration};
 
 /// Program Services on a node of any Kubernetes cluster, in the place of kube-proxy.
 ///
-/// Flags and configuration file are those of kube-proxy. The data plane is nftables. SIGTERM ends the
-/// process and leaves packets flowing; the next start takes over what is there.
+/// Flags and configuration file are those of kube-proxy, and so are the names of data planes, but what
+/// is used unless another is asked for is nftables. SIGTERM ends the process and leaves packets flowing;
+/// the next start takes over what is there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  \
     portolan proxy --kubeconfig /var/lib/kube-proxy/kubeconfig.conf --cluster-cidr 10.244.0.0/16")]
@@ -81,9 +82,12 @@ pub(crate) struct Args {
     /// End if health or metrics can't be served at their addresses, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
-    /// The data plane: nftables.
-    #[arg(long, value_name = "MODE")]
+    /// The data plane: nftables or iptables [default: nftables].
+    #[arg(long, visible_alias = "dataplane", value_name = "MODE")]
     proxy_mode: Option<String>,
+    /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
+    #[arg(long, value_name = "NAME")]
+    pub(super) iptables_backend: Option<dataplane::iptables::Flavour>,
     /// This process's oom_score_adj.
     #[arg(long, value_name = "-1000..1000", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
@@ -251,6 +255,7 @@ pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     config.oom_score_adj = args.oom_score_adj.unwrap_or(config.oom_score_adj);
     config.bind_address_hard_fail = args.bind_address_hard_fail;
     config.nftables.masquerade_all = args.masquerade_all;
+    config.iptables.masquerade_all = args.masquerade_all;
     config.node_port_addresses.clone_from(&args.nodeport_addresses);
     config
 }

@@ -5,13 +5,12 @@ mod flags;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use dataplane::Backend;
-use dataplane::nftables::Nftables;
 use plan::NodeSettings;
 
 use crate::control::runtime_directory;
 use crate::errors::sentence;
 use crate::proxy::config::{self, KubeProxyConfiguration};
+use crate::proxy::dataplane::Choice;
 use crate::proxy::{self, Settings, host, takeover};
 use crate::runtime;
 pub(crate) use flags::Args;
@@ -49,6 +48,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     runtime::run(proxy::run(Settings {
         kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
         master: args.master.clone(),
+        choice: Choice {
+            mode: config.data_plane()?,
+            options: config.options(args.iptables_backend),
+        },
         node: NodeSettings {
             allowed_external_ips: args.allow_external_ips.clone(),
             ..config.node_settings(&node_name)
@@ -73,8 +76,8 @@ fn cleanup(keep_kube_proxy: bool, directory: &Path) -> anyhow::Result<()> {
     for line in removed {
         tracing::info!("removed {line}");
     }
-    let own = || -> anyhow::Result<()> { Ok(Nftables::open()?.cleanup()?) };
-    failures.extend([own(), host::restore(directory)].into_iter().filter_map(Result::err));
+    failures.extend(proxy::dataplane::clean_up().1);
+    failures.extend(host::restore(directory).err());
     let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::ensure!(all.is_empty(), "left behind: {}", all.join("; "));
     Ok(())
@@ -90,10 +93,8 @@ fn configuration(args: &Args) -> anyhow::Result<KubeProxyConfiguration> {
         config.hostname_override.clone_from(name);
     }
     config.validate()?;
-    match config.mode.as_str() {
-        "" | "nftables" => Ok(config),
-        mode => anyhow::bail!("mode: {mode} is not there yet: accepted is nftables"),
-    }
+    config.data_plane()?;
+    Ok(config)
 }
 
 fn from_file(path: &Path) -> anyhow::Result<KubeProxyConfiguration> {

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use std::net::IpAddr;
 
+use dataplane::Mode;
+use dataplane::iptables::Flavour;
+use dataplane::mode::{Options, UnknownMode};
 use ipnet::IpNet;
 use plan::{LocalDetector, NodePortAddresses, NodeSettings};
 
@@ -54,16 +57,31 @@ impl KubeProxyConfiguration {
                 without.push(format!("{what} has no effect: {why}"));
             }
         };
-        note(self.iptables != default.iptables, "iptables", "the data plane is nftables");
-        note(self.ipvs != default.ipvs, "ipvs", "the data plane is nftables");
-        let periods = |config: &Self| {
-            let nftables = &config.nftables;
-            (nftables.min_sync_period.clone(), nftables.sync_period.clone())
+        let mode = self.data_plane().unwrap_or(Mode::Nftables);
+        let other = format!("the data plane is {mode}");
+        note(self.ipvs != default.ipvs, "ipvs", &other);
+        match mode {
+            Mode::Nftables => note(self.iptables != default.iptables, "iptables", &other),
+            Mode::Iptables => note(self.nftables != default.nftables, "nftables", &other),
+        }
+        let periods = |config: &Self| match mode {
+            Mode::Nftables => {
+                (config.nftables.min_sync_period.clone(), config.nftables.sync_period.clone())
+            }
+            Mode::Iptables => {
+                (config.iptables.min_sync_period.clone(), config.iptables.sync_period.clone())
+            }
         };
         note(
             periods(self) != periods(&default),
-            "nftables.minSyncPeriod and syncPeriod",
+            &format!("{mode}.minSyncPeriod and syncPeriod"),
             "every change is programmed at once, and only the change",
+        );
+        note(
+            mode == Mode::Iptables
+                && self.iptables.localhost_node_ports != default.iptables.localhost_node_ports,
+            "iptables.localhostNodePorts",
+            "node ports are not served at loopback addresses",
         );
         note(
             self.nftables.masquerade_bit != default.nftables.masquerade_bit,
@@ -76,9 +94,27 @@ impl KubeProxyConfiguration {
         without
     }
 
+    /// The data plane that is asked for; nftables if none is.
+    pub(crate) fn data_plane(&self) -> Result<Mode, Error> {
+        match self.mode.as_str() {
+            "" => Ok(Mode::Nftables),
+            name => name
+                .parse()
+                .map_err(|error: UnknownMode| Error::Invalid(vec![format!("mode: {error}")])),
+        }
+    }
+
+    /// What the data plane is told besides plans.
+    pub(crate) fn options(&self, iptables: Option<Flavour>) -> Options {
+        let default = Options::default();
+        let bit = self.iptables.masquerade_bit.and_then(|bit| u8::try_from(bit).ok());
+        Options { iptables, masquerade_bit: bit.unwrap_or(default.masquerade_bit) }
+    }
+
     /// What plans depend on, for the node of a name.
     pub(crate) fn node_settings(&self, node_name: &str) -> NodeSettings {
         let cidrs = self.cluster_cidrs();
+        let mode = self.data_plane().unwrap_or(Mode::Nftables);
         let local_detector = match self.detect_local_mode.as_str() {
             "BridgeInterface" => {
                 LocalDetector::Interface(self.detect_local.bridge_interface.clone())
@@ -92,7 +128,9 @@ impl KubeProxyConfiguration {
         let addresses = self.node_port_addresses.as_deref().unwrap_or_default();
         let ranges: Vec<IpNet> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let node_port_addresses = match addresses {
-            // nftables mode listens on the primary address unless told otherwise (KEP-3866).
+            // nftables mode listens on the primary address unless told otherwise (KEP-3866), and the
+            // other modes on all.
+            [] if mode != Mode::Nftables => NodePortAddresses::Ranges(Vec::new()),
             [] => NodePortAddresses::Primary,
             [one] if one == PRIMARY => NodePortAddresses::Primary,
             _ => NodePortAddresses::Ranges(ranges),
@@ -100,7 +138,10 @@ impl KubeProxyConfiguration {
         NodeSettings {
             node_name: node_name.into(),
             local_detector,
-            masquerade_all: self.nftables.masquerade_all,
+            masquerade_all: match mode {
+                Mode::Nftables => self.nftables.masquerade_all,
+                Mode::Iptables => self.iptables.masquerade_all,
+            },
             node_port_addresses,
             allowed_external_ips: Vec::new(),
             primary_address: self

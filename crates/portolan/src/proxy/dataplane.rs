@@ -1,0 +1,184 @@
+//! Which data plane programs this node, and how another takes its place while connections go on.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use dataplane::iptables::Flavour;
+use dataplane::mode::Options;
+use dataplane::{Backend, Mode, Observer, Sync, Updates};
+use plan::NodePlan;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use crate::errors::sentence;
+
+/// How often a data plane of an earlier process is asked whether connections still need it.
+const RETIRING: Duration = Duration::from_secs(5);
+
+/// A data plane as it was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Which.
+    pub(crate) mode: Mode,
+    /// What it is told.
+    pub(crate) options: Options,
+}
+
+/// The mode in force, for those who tell it.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce(Arc<Mutex<Mode>>);
+
+impl InForce {
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self(Arc::new(Mutex::new(mode)))
+    }
+
+    pub(crate) fn get(&self) -> Mode {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+}
+
+/// The running data plane, with who notices what others do to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    options: Options,
+    in_force: InForce,
+    updates: Updates,
+    watching: Arc<Mutex<AbortHandle>>,
+}
+
+/// Starts the data plane that is in force with a plan. Has to be called on a thread of the node's
+/// network namespace and within the runtime.
+pub(crate) fn start(
+    options: Options,
+    in_force: InForce,
+    plan: NodePlan,
+    observer: Box<dyn Observer>,
+) -> anyhow::Result<(Sync, Running)> {
+    let mode = in_force.get();
+    let (backend, watcher) = open(mode, &options)?;
+    let sync = Sync::start(backend, plan, observer).context("start the data plane")?;
+    let watching = tokio::spawn(watcher.run(sync.updates())).abort_handle();
+    let watching = Arc::new(Mutex::new(watching));
+    let running = Running { options, in_force, updates: sync.updates(), watching };
+    Ok((sync, running))
+}
+
+fn open(
+    mode: Mode,
+    options: &Options,
+) -> anyhow::Result<(Box<dyn Backend>, Box<dyn dataplane::Watcher>)> {
+    let mut backend = mode.open(options).with_context(|| format!("open {mode}"))?;
+    let watcher = backend.watcher().with_context(|| format!("watch {mode}"))?;
+    Ok((backend, watcher))
+}
+
+impl Running {
+    /// Has another data plane take over. Answers a sentence about what happened.
+    pub(crate) async fn switch_to(&self, mode: Mode) -> anyhow::Result<String> {
+        let before = self.in_force.get();
+        if before == mode {
+            return Ok(format!("the data plane is {mode} already"));
+        }
+        let (backend, watcher) = open(mode, &self.options)?;
+        let (reply, replied) = oneshot::channel();
+        let tell = move |result| {
+            // The client may be gone.
+            let _ = reply.send(result);
+        };
+        let ended = "the data plane has ended";
+        self.updates.exchange(backend, tell).ok().context(ended)?;
+        replied
+            .await
+            .context(ended)?
+            .with_context(|| format!("{mode} could not be programmed, {before} goes on"))?;
+        let watching = tokio::spawn(watcher.run(self.updates.clone())).abort_handle();
+        let mut current = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, watching).abort();
+        self.in_force.set(mode);
+        Ok(format!("the data plane is {mode} now, in the place of {before}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.watching) == 1 {
+            self.watching.lock().unwrap_or_else(PoisonError::into_inner).abort();
+        }
+    }
+}
+
+/// Lets those data planes go that programmed this node before `now` did: an earlier process may have had
+/// another. Has to be called on a thread of the node's network namespace, once everything is programmed.
+pub(crate) fn retire_others(now: Choice) -> impl Future<Output = ()> + Send + 'static {
+    let others: Vec<Box<dyn Backend>> = others(Some(now)).collect();
+    async move {
+        let mut others = others;
+        loop {
+            let work = tokio::task::spawn_blocking(move || {
+                others.retain_mut(|other| match other.retire() {
+                    Ok(is_gone) => !is_gone,
+                    Err(error) => {
+                        let name = other.name();
+                        tracing::warn!("what {name} has left is not removed: {error}");
+                        false
+                    }
+                });
+                others
+            });
+            match work.await {
+                Ok(left) if !left.is_empty() => others = left,
+                // A panic of it has been printed.
+                _ => return,
+            }
+            tokio::time::sleep(RETIRING).await;
+        }
+    }
+}
+
+/// Removes what every data plane has programmed in the calling thread's network namespace. Answers how
+/// many connections to Services were forgotten, and what could not be removed.
+pub(crate) fn clean_up() -> (usize, Vec<anyhow::Error>) {
+    let (mut forgotten, mut failures) = (0, Vec::new());
+    for mut backend in others(None) {
+        let cleaned = backend.forget_connections().and_then(|count| {
+            forgotten += count;
+            backend.cleanup()
+        });
+        failures.extend(cleaned.err().map(anyhow::Error::from));
+    }
+    (forgotten, failures)
+}
+
+/// All data planes that can be opened here but one.
+fn others(but: Option<Choice>) -> impl Iterator<Item = Box<dyn Backend>> {
+    let choices = Mode::ALL.into_iter().flat_map(|mode| {
+        let flavours: &[Option<Flavour>] = match mode {
+            Mode::Iptables => &[Some(Flavour::Nft), Some(Flavour::Legacy)],
+            Mode::Nftables => &[None],
+        };
+        let options = |iptables| Options { iptables, ..Options::default() };
+        flavours.iter().map(move |flavour| (mode, options(*flavour)))
+    });
+    let is_it = move |mode: Mode, options: &Options| {
+        but.is_some_and(|but| {
+            let flavour = but.options.iptables.or_else(Flavour::of_machine);
+            but.mode == mode && (mode != Mode::Iptables || options.iptables == flavour)
+        })
+    };
+    choices.filter(move |(mode, options)| !is_it(*mode, options)).filter_map(|(mode, options)| {
+        match mode.open(&options) {
+            Ok(backend) => Some(backend),
+            Err(error) => {
+                tracing::debug!("{mode} is not looked at: {}", sentence(&error.into()));
+                None
+            }
+        }
+    })
+}
