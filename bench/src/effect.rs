@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use kernel::netlink::{Protocol, Socket};
 use kernel::netns::Netns;
 use kernel::nftables::{self, Family, Table};
+use kernel::xtables::Tables;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cluster::ENDPOINT_PORT;
@@ -102,7 +103,8 @@ pub(crate) fn objects(netns: &Netns) -> anyhow::Result<Objects> {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         let mut objects = Objects::default();
         for family in [Family::Ipv4, Family::Ipv6] {
-            for name in ["portolan", "kube-proxy"] {
+            // The last two are those of iptables' nft flavour.
+            for name in ["portolan", "kube-proxy", "nat", "filter"] {
                 let table = Table { family, name: name.into() };
                 if !nftables::table_exists(&mut socket, &table)? {
                     continue;
@@ -119,6 +121,13 @@ pub(crate) fn objects(netns: &Netns) -> anyhow::Result<Objects> {
                         None => nftables::elements(&mut socket, &table, &set)?.len() as u64,
                     };
                 }
+            }
+        }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let tables = Tables::open(family)?;
+            for name in ["nat", "filter"] {
+                let entries = tables.info(name)?.map_or(0, |info| info.entries());
+                objects.rules += u64::from(entries);
             }
         }
         Ok(objects)

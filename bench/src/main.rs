@@ -31,7 +31,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use progress::Progress;
-use proxies::{Mode, Proxy};
+use proxies::{DataPlane, Mode, Proxy};
 use results::Results;
 
 /// Measures what Portolan costs. Needs root: everything happens in network namespaces of its own.
@@ -75,6 +75,14 @@ struct Run {
     /// The binary that is measured.
     #[arg(long, value_name = "FILE", default_value = "target/release/portolan")]
     portolan: PathBuf,
+    /// The data planes of Portolan that are measured.
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        default_value = "nftables,iptables-nft,iptables-legacy"
+    )]
+    dataplanes: Vec<DataPlane>,
     /// A kube-proxy to be measured in the same run on the same objects.
     #[arg(long, value_name = "FILE")]
     peer: Option<PathBuf>,
@@ -117,10 +125,11 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         ensure!(peer.exists(), "--peer: {} is not there", peer.display());
     }
     ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
-    let own = Proxy::Portolan(portolan.clone());
+    let own = run.dataplanes.iter().map(|plane| Proxy::Portolan(portolan.clone(), *plane));
+    let own: Vec<Proxy> = own.collect();
     let peer = run.peer.clone().map(|program| Proxy::KubeProxy(program, run.peer_mode));
     interrupt::watch()?;
-    let proxies: Vec<&Proxy> = [&own].into_iter().chain(&peer).collect();
+    let proxies: Vec<&Proxy> = own.iter().chain(&peer).collect();
     // What stands still for long is looked at: a kube-proxy takes minutes with many Services.
     let limit = Duration::from_secs(if peer.is_some() { 1800 } else { 120 });
     let amount = control::Amount {
@@ -131,7 +140,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         idle: Duration::from_secs(if run.quick { 3 } else { 20 }),
         limit,
     };
-    let rules = rules(run, &own, peer.as_ref());
+    let rules = rules(run, &proxies);
     let seconds = if run.quick { 0.3 } else { 2.0 };
     let path_amount = path::Amount {
         runs: run.runs.unwrap_or(if run.quick { 5 } else { 7 }),
@@ -170,15 +179,17 @@ fn measure(run: &Run) -> anyhow::Result<()> {
 }
 
 /// The rules that connections are made under.
-fn rules(run: &Run, own: &Proxy, peer: Option<&Proxy>) -> Vec<path::Rules> {
+fn rules(run: &Run, proxies: &[&Proxy]) -> Vec<path::Rules> {
     use path::Rules;
     let mut rules = vec![Rules::None];
-    rules.extend(run.services.iter().map(|services| Rules::Of(own.clone(), *services)));
+    for services in &run.services {
+        let measured = proxies.iter().filter(|proxy| proxy.can_have(*services));
+        rules.extend(measured.map(|proxy| Rules::Of((*proxy).clone(), *services)));
+    }
     // Loading more of these takes minutes.
     let shaped = if run.quick { vec![1_000] } else { vec![1_000, 10_000] };
     for services in shaped {
         rules.extend([Rules::NftablesShape(services), Rules::IptablesShape(services)]);
-        rules.extend(peer.map(|peer| Rules::Of(peer.clone(), services)));
     }
     rules
 }

@@ -47,6 +47,13 @@ impl Measured {
 
     /// Processor time that it and the children it has waited for have used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Cpu> {
+        // Fields 14 to 17 of proc_pid_stat(5).
+        let [user, system, child_user, child_system] = self.times()?;
+        Ok(Cpu { user: user + child_user, system: system + child_system })
+    }
+
+    /// Fields 14 to 17 of proc_pid_stat(5), in seconds.
+    fn times(&self) -> anyhow::Result<[f64; 4]> {
         let stat = self.read("stat")?;
         // The name of the program, in parentheses, may hold anything.
         let rest = stat.rsplit_once(')').context("the name in /proc/PID/stat")?.1;
@@ -55,11 +62,12 @@ impl Measured {
             let ticks: f64 = fields.get(field).context("a field of /proc/PID/stat")?.parse()?;
             Ok(ticks / TICKS)
         };
-        // Fields 14 to 17 of proc_pid_stat(5); the first here is field 3.
-        Ok(Cpu { user: seconds(11)? + seconds(13)?, system: seconds(12)? + seconds(14)? })
+        // The first here is field 3.
+        Ok([seconds(11)?, seconds(12)?, seconds(13)?, seconds(14)?])
     }
 
-    /// Time on a processor of all its threads that are there, to the nanosecond.
+    /// Time on a processor of all its threads that are there, to the nanosecond, and of the children
+    /// it has waited for.
     pub(crate) fn on_cpu(&self) -> anyhow::Result<Duration> {
         let mut nanoseconds = 0;
         let directory = format!("/proc/{}/task", self.child.id());
@@ -70,7 +78,8 @@ impl Measured {
                 nanoseconds += first.parse::<u64>().unwrap_or(0);
             }
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        let [_, _, user, system] = self.times()?;
+        Ok(Duration::from_nanos(nanoseconds) + Duration::from_secs_f64(user + system))
     }
 
     /// Resident memory in bytes: now, and the most there ever was.

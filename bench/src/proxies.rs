@@ -15,9 +15,20 @@ use crate::site::Site;
 #[derive(Debug, Clone)]
 pub(crate) enum Proxy {
     /// This project's.
-    Portolan(PathBuf),
+    Portolan(PathBuf, DataPlane),
     /// kube-proxy.
     KubeProxy(PathBuf, Mode),
+}
+
+/// Portolan's data planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataPlane {
+    /// nftables.
+    Nftables,
+    /// iptables that writes to nf_tables.
+    IptablesNft,
+    /// Legacy iptables.
+    IptablesLegacy,
 }
 
 /// kube-proxy's data planes.
@@ -33,22 +44,26 @@ impl Proxy {
     /// Its name in results.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Proxy::Portolan(_) => "portolan",
+            Proxy::Portolan(_, DataPlane::Nftables) => "portolan",
+            Proxy::Portolan(_, DataPlane::IptablesNft) => "portolan-iptables-nft",
+            Proxy::Portolan(_, DataPlane::IptablesLegacy) => "portolan-iptables-legacy",
             Proxy::KubeProxy(_, Mode::Nftables) => "kube-proxy-nftables",
             Proxy::KubeProxy(_, Mode::Iptables) => "kube-proxy-iptables",
         }
     }
 
-    /// Whether it is worth the time to measure it with so many Services: with more, a kube-proxy takes
-    /// minutes for one change.
+    /// Whether it is worth the time to measure it with so many Services: with more, whatever writes
+    /// iptables takes seconds for one change, and a kube-proxy minutes.
     pub(crate) fn can_have(&self, services: u32) -> bool {
-        matches!(self, Proxy::Portolan(_)) || services <= 10_000
+        matches!(self, Proxy::Portolan(_, DataPlane::Nftables)) || services <= 10_000
     }
 
     /// How its changes are seen at a site.
     pub(crate) fn observer<'s>(&self, site: &'s Site) -> anyhow::Result<Observer<'s>> {
         match self {
-            Proxy::KubeProxy(_, Mode::Iptables) => Ok(Observer::Packets(&site.client)),
+            Proxy::KubeProxy(_, Mode::Iptables) | Proxy::Portolan(_, DataPlane::IptablesLegacy) => {
+                Ok(Observer::Packets(&site.client))
+            }
             _ => Ok(Observer::Notifications(Listener::open(&site.node)?)),
         }
     }
@@ -56,7 +71,7 @@ impl Proxy {
     /// What starts it; files that it needs go to `directory`.
     pub(crate) fn command(&self, kubeconfig: &Path, directory: &Path) -> anyhow::Result<Command> {
         match self {
-            Proxy::Portolan(program) => {
+            Proxy::Portolan(program, data_plane) => {
                 let mut command = Command::new(program);
                 command
                     .args(["proxy", "--hostname-override", NODE, "--cluster-cidr", POD_RANGE])
@@ -66,7 +81,16 @@ impl Proxy {
                     .arg("--socket")
                     .arg(directory.join("portolan.sock"))
                     .arg("--kubeconfig")
-                    .arg(kubeconfig);
+                    .arg(kubeconfig)
+                    .args(match data_plane {
+                        DataPlane::Nftables => ["--proxy-mode=nftables"].as_slice(),
+                        DataPlane::IptablesNft => {
+                            &["--proxy-mode=iptables", "--iptables-backend=nft"]
+                        }
+                        DataPlane::IptablesLegacy => {
+                            &["--proxy-mode=iptables", "--iptables-backend=legacy"]
+                        }
+                    });
                 Ok(command)
             }
             Proxy::KubeProxy(program, mode) => {

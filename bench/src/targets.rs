@@ -1,6 +1,7 @@
 //! What Portolan is to reach, and whether it does.
 
-use crate::path::Way;
+use crate::control::Control;
+use crate::path::{Path, Way};
 use crate::results::Results;
 
 /// A target and what was measured.
@@ -46,6 +47,26 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         for (asked, measured, is_met) in [endpoint, service] {
             add(&asked, measured, is_met);
         }
+    }
+    for (name, limit) in [("portolan-iptables-nft", 100.0), ("portolan-iptables-legacy", 1000.0)] {
+        let is_it = |c: &&Control| c.proxy == name && c.services == 10_000;
+        let Some(control) = results.control.iter().find(is_it) else { continue };
+        add(
+            &format!("{name}: one endpoint's change with 10,000 Services: p50 under {limit} ms"),
+            format!("{:.0} ms, p99 {:.0} ms", control.endpoint.p50_ms, control.endpoint.p99_ms),
+            control.endpoint.p50_ms < limit,
+        );
+    }
+    for name in ["portolan-iptables-nft", "portolan-iptables-legacy"] {
+        let is_it = |p: &&Path| p.rules == name && p.services == 10_000 && p.way == Way::ClusterIp;
+        let Some(path) = results.paths.iter().find(is_it) else { continue };
+        add(
+            &format!(
+                "{name}: new connections through the last of 10,000 ClusterIPs: at least 0.7 of the direct way without any rules"
+            ),
+            format!("{:.3}", path.of_no_rules.median),
+            path.of_no_rules.median >= 0.7,
+        );
     }
     for (services, seconds) in [(10_000, 1.0), (50_000, 5.0)] {
         let Some(control) = at(services) else { continue };
