@@ -4,8 +4,8 @@ use ipnet::IpNet;
 use nix::libc;
 
 use super::{Rtnetlink, family, ip, malformed, octets, was_there};
-use crate::Result;
-use crate::netlink::{Encoder, attributes, flags};
+use crate::netlink::{Encoder, Pipeline, attributes, flags};
+use crate::{Error, Result};
 
 /// Length of `struct ifaddrmsg`.
 const HEADER: usize = 8;
@@ -21,6 +21,15 @@ pub struct Address {
     pub net: IpNet,
 }
 
+/// An address that the kernel refused to change, and why.
+#[derive(Debug)]
+pub struct RefusedAddress {
+    /// The address.
+    pub net: IpNet,
+    /// The kernel's answer, naming the address and the link.
+    pub error: Error,
+}
+
 impl Rtnetlink {
     /// All addresses of both families.
     pub fn addresses(&mut self) -> Result<Vec<Address>> {
@@ -28,6 +37,14 @@ impl Rtnetlink {
         let messages = self.socket.dump(operation, libc::RTM_GETADDR, &[0; HEADER])?;
         let addresses = messages.iter().filter(|m| m.kind == libc::RTM_NEWADDR);
         addresses.map(|m| parse(&m.payload).ok_or_else(|| malformed(operation))).collect()
+    }
+
+    /// The addresses of the link of that name; `None` if there is none. The kernel lists those of all
+    /// links for it.
+    pub fn addresses_of(&mut self, name: &str) -> Result<Option<Vec<IpNet>>> {
+        let Some(link) = self.link(name)? else { return Ok(None) };
+        let addresses = self.addresses()?.into_iter().filter(|a| a.index == link.index);
+        Ok(Some(addresses.map(|a| a.net).collect()))
     }
 
     /// Gives a link an address; that it has it already is no error.
@@ -38,6 +55,51 @@ impl Rtnetlink {
             flags::CREATE | flags::REPLACE,
             &encode(index, net),
         )
+    }
+
+    /// Gives a link many addresses at once; one that it has already is no error. Answers those that
+    /// were refused: they keep no other from being added.
+    ///
+    /// # Errors
+    /// It is not known which were added.
+    pub fn add_addresses(&mut self, index: u32, nets: &[IpNet]) -> Result<Vec<RefusedAddress>> {
+        let operation = format!("add addresses to link {index}");
+        let how = flags::CREATE | flags::REPLACE;
+        self.change_addresses(&operation, libc::RTM_NEWADDR, how, &[], index, nets)
+    }
+
+    /// Takes many addresses from a link at once; one that it does not have is no error. Answers those
+    /// that were refused: they keep no other from being taken.
+    ///
+    /// # Errors
+    /// It is not known which were taken.
+    pub fn delete_addresses(&mut self, index: u32, nets: &[IpNet]) -> Result<Vec<RefusedAddress>> {
+        let operation = format!("delete addresses from link {index}");
+        let gone = [libc::EADDRNOTAVAIL, libc::ENODEV];
+        self.change_addresses(&operation, libc::RTM_DELADDR, 0, &gone, index, nets)
+    }
+
+    fn change_addresses(
+        &mut self,
+        operation: &str,
+        kind: u16,
+        how: u16,
+        harmless: &[i32],
+        index: u32,
+        nets: &[IpNet],
+    ) -> Result<Vec<RefusedAddress>> {
+        let mut pipeline = Pipeline::new(&mut self.socket, operation);
+        for net in nets {
+            pipeline.push(kind, how, |message| message.raw(&encode(index, *net)))?;
+        }
+        let refused = pipeline.finish()?.into_iter();
+        let refused = refused.filter(|(_, verdict)| !harmless.contains(&verdict.errno));
+        let refused = refused.filter_map(|(position, verdict)| {
+            let net = nets[position];
+            let error = verdict.into_result(&format!("{operation}: {net}")).err()?;
+            Some(RefusedAddress { net, error })
+        });
+        Ok(refused.collect())
     }
 
     /// Takes an address from a link. Answers whether it had it.

@@ -133,6 +133,55 @@ fn addresses_of_both_families() {
     }
 }
 
+/// Many addresses of both families, distinct.
+fn many_addresses() -> Vec<IpNet> {
+    let v4 = (0..3000u32).map(|i| IpNet::from(IpAddr::from((0x0a60_0000 + i).to_be_bytes())));
+    let v6 = (0..3000u16).map(|i| IpNet::from(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 1, i])));
+    v4.chain(v6).collect()
+}
+
+#[test]
+fn many_addresses_at_once() {
+    let pair = Pair::new("addresses");
+    let [mut a, _] = pair.sockets();
+    let index = a.set_up("lo").unwrap().index;
+    let wanted = many_addresses();
+    let held = |a: &mut Rtnetlink| -> std::collections::BTreeSet<IpNet> {
+        a.addresses_of("lo").unwrap().unwrap().into_iter().collect()
+    };
+    let before = held(&mut a);
+    assert!(a.add_addresses(index, &wanted).unwrap().is_empty());
+    assert!(a.add_addresses(index, &wanted).unwrap().is_empty(), "again is no error");
+    let added: Vec<_> = held(&mut a).difference(&before).copied().collect();
+    assert_eq!(added, wanted);
+    let (gone, kept) = wanted.split_at(1000);
+    assert!(a.delete_addresses(index, gone).unwrap().is_empty());
+    assert!(a.delete_addresses(index, gone).unwrap().is_empty(), "again is no error");
+    let left: Vec<_> = held(&mut a).difference(&before).copied().collect();
+    assert_eq!(left, kept);
+    assert_eq!(a.addresses_of("nowhere").unwrap(), None);
+}
+
+#[test]
+fn a_refused_address_is_told_and_keeps_back_no_other() {
+    let pair = Pair::new("refused");
+    let [mut a, _] = pair.sockets();
+    let index = a.set_up("lo").unwrap().index;
+    let mut nets = many_addresses();
+    // Multicast addresses are nobody's own, and IPv6 says so.
+    let bad = net("ff02::1:2/128");
+    nets.insert(nets.len() - 1, bad);
+    nets.push(bad);
+    let refused = a.add_addresses(index, &nets).unwrap();
+    assert_eq!(refused.iter().map(|r| r.net).collect::<Vec<_>>(), [bad, bad]);
+    let text = refused[0].error.to_string();
+    assert!(text.starts_with(&format!("add addresses to link {index}: ff02::1:2/128")), "{text}");
+    assert!(a.addresses_of("lo").unwrap().unwrap().contains(&nets[nets.len() - 2]));
+    let missing = a.add_addresses(9999, &nets[..2]).unwrap();
+    assert_eq!(missing.len(), 2);
+    assert_eq!(missing[0].error.errno(), Some(libc::ENODEV));
+}
+
 #[test]
 fn routes_are_listed_as_they_were_set() {
     let pair = Pair::new("routes");
