@@ -183,6 +183,39 @@ fn a_refused_address_is_told_and_keeps_back_no_other() {
 }
 
 #[test]
+fn a_dummy_is_made_once_and_is_no_other_link() {
+    let pair = Pair::new("dummy");
+    let [mut a, _] = pair.sockets();
+    let made = match a.ensure_dummy("dummy7") {
+        // Not `EEXIST`: that is what a link of that name would be.
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
+            eprintln!("not run here: this kernel has no dummy links");
+            return;
+        }
+        made => made.unwrap(),
+    };
+    assert_eq!((made.name.as_str(), made.kind.as_deref()), ("dummy7", Some("dummy")));
+    assert!(!made.is_up());
+    assert_eq!(a.ensure_dummy("dummy7").unwrap(), made);
+    a.set_up("dummy7").unwrap();
+    assert!(a.ensure_dummy("dummy7").unwrap().is_up());
+    assert!(a.delete_link("dummy7").unwrap());
+}
+
+#[test]
+fn a_name_of_another_link_makes_no_dummy() {
+    let pair = Pair::new("no-dummy");
+    let [mut a, _] = pair.sockets();
+    a.add_veth(VethEnd::new("left"), VethEnd::new("right")).unwrap();
+    for (name, kind) in [("left", "veth"), ("lo", "hardware")] {
+        let error = a.ensure_dummy(name).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EEXIST));
+        let text = error.to_string();
+        assert!(text.contains(&format!("is the name of a {kind} link")), "{text}");
+    }
+}
+
+#[test]
 fn routes_are_listed_as_they_were_set() {
     let pair = Pair::new("routes");
     let [mut a, _] = pair.sockets();
