@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod conntrack;
 pub mod error;
 pub mod genetlink;
+pub mod ipvs;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
