@@ -154,6 +154,7 @@ fn many_addresses_at_once() {
     assert!(a.add_addresses(index, &wanted).unwrap().is_empty(), "again is no error");
     let added: Vec<_> = held(&mut a).difference(&before).copied().collect();
     assert_eq!(added, wanted);
+    assert_eq!(a.routes().unwrap(), [], "they lead to this host, not to networks");
     let (gone, kept) = wanted.split_at(1000);
     assert!(a.delete_addresses(index, gone).unwrap().is_empty());
     assert!(a.delete_addresses(index, gone).unwrap().is_empty(), "again is no error");
