@@ -13,7 +13,8 @@ pub struct Destination {
     /// that the client has asked for.
     pub address: SocketAddr,
     /// Its share, where the scheduler has weights. 0 gives it no new connections, and lets those it
-    /// has go on. Above `i32::MAX` the kernel refuses it with `ERANGE`.
+    /// has go on; a persistent server still leads clients that it knows to it, unless the sysctl
+    /// `net/ipv4/vs/expire_quiescent_template` is 1. Above `i32::MAX` the kernel refuses it with `ERANGE`.
     pub weight: u32,
 }
 

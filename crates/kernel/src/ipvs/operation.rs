@@ -17,7 +17,8 @@ pub enum Operation {
     /// Makes a virtual server that there is like this one; `ESRCH` if there is none. Its
     /// destinations and connections stay.
     ChangeServer(VirtualServer),
-    /// Deletes a virtual server with its destinations; `ESRCH` if there is none.
+    /// Deletes a virtual server with its destinations; `ESRCH` if there is none. What becomes of its
+    /// connections is said at `DeleteDestination`.
     DeleteServer(VirtualServerKey),
     /// Gives a virtual server a destination; `EEXIST` if it has it, `ESRCH` if there is no server,
     /// `EINVAL` if the address is not one of a host. In a namespace that has never had an IPv4
@@ -29,6 +30,10 @@ pub enum Operation {
     ChangeDestination(VirtualServerKey, Destination),
     /// Takes a destination from a virtual server; `ENOENT` if the server does not have it, `ESRCH`
     /// if there is no server.
+    ///
+    /// Packets of its connections are dropped from then on, and go on if it is added again; with
+    /// the sysctl `net/ipv4/vs/expire_nodest_conn` at 1, the next packet ends its connection, which
+    /// the client is told by a reset.
     DeleteDestination(VirtualServerKey, SocketAddr),
 }
 
