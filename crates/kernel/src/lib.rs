@@ -1,5 +1,5 @@
-//! The Linux kernel interfaces Portolan uses: netlink (route, nf_tables, conntrack, sockets), namespaces,
-//! sysctls, mounts, cgroups and processes in namespaces.
+//! The Linux kernel interfaces Portolan uses: netlink (route, nf_tables, conntrack, IPVS, sockets),
+//! namespaces, sysctls, mounts, cgroups and processes in namespaces.
 //!
 //! The only crate with `unsafe`. It knows the kernel's terms and nothing of Kubernetes.
 #![allow(
@@ -10,6 +10,8 @@
 pub mod cgroup;
 pub mod conntrack;
 pub mod error;
+pub mod genetlink;
+pub mod ipvs;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -54,6 +54,11 @@ impl<'a> Attribute<'a> {
         self.value.try_into().ok().map(u64::from_be_bytes)
     }
 
+    /// A number of 16 bits in the machine's byte order.
+    pub fn u16(self) -> Option<u16> {
+        self.value.try_into().ok().map(u16::from_ne_bytes)
+    }
+
     /// A number of 32 bits in the machine's byte order.
     pub fn u32(self) -> Option<u32> {
         self.value.try_into().ok().map(u32::from_ne_bytes)

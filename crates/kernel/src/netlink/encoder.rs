@@ -113,6 +113,11 @@ impl Encoder {
         self.attribute(kind, &value.to_be_bytes());
     }
 
+    /// Writes a number of 16 bits in the machine's byte order.
+    pub fn u16(&mut self, kind: u16, value: u16) {
+        self.attribute(kind, &value.to_ne_bytes());
+    }
+
     /// Writes a number of 32 bits in the machine's byte order.
     pub fn u32(&mut self, kind: u16, value: u32) {
         self.attribute(kind, &value.to_ne_bytes());

@@ -6,12 +6,14 @@
 mod attribute;
 mod encoder;
 mod message;
+mod pipeline;
 mod socket;
 
 pub use attribute::{Attribute, attributes};
 pub use encoder::Encoder;
 pub(crate) use message::Verdict;
 pub use message::{Message, flags};
+pub(crate) use pipeline::Pipeline;
 pub use socket::{Protocol, Socket};
 pub(crate) use socket::{join_group, leave_group};
 

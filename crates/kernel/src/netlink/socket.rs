@@ -34,6 +34,8 @@ pub enum Protocol {
     Netfilter,
     /// Sockets.
     SockDiag,
+    /// Families that have a name instead of a number, see [`crate::genetlink`].
+    Generic,
 }
 
 /// A netlink socket. It belongs to the network namespace of the thread that opened it, and may
@@ -58,6 +60,7 @@ impl Socket {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
             Protocol::SockDiag => SockProtocol::NetlinkSockDiag,
+            Protocol::Generic => SockProtocol::NetlinkGeneric,
         };
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(number))?;

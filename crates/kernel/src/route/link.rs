@@ -1,4 +1,4 @@
-//! Links: veth pairs and bridges made, changed, listed, deleted.
+//! Links: veth pairs, bridges and dummies made, changed, listed, deleted.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
@@ -33,7 +33,7 @@ pub struct Link {
     pub index: u32,
     /// Name, at most 15 bytes.
     pub name: String,
-    /// Kind of a virtual link (`veth`, `bridge`); `None` for hardware and loopback.
+    /// Kind of a virtual link (`veth`, `bridge`, `dummy`); `None` for hardware and loopback.
     pub kind: Option<String>,
     /// Link-layer address, if it is an Ethernet one.
     pub mac: Option<Mac>,
@@ -189,11 +189,36 @@ impl Rtnetlink {
 
     /// Makes a bridge, down and without ports.
     pub fn add_bridge(&mut self, name: &str) -> Result<()> {
+        self.add_plain("bridge", name)
+    }
+
+    /// Makes a dummy link if there is none of that name, down: it carries nothing, and makes the
+    /// addresses that it is given the host's own. Answers what there is.
+    ///
+    /// # Errors
+    /// `EEXIST` if a link of another kind has the name.
+    pub fn ensure_dummy(&mut self, name: &str) -> Result<Link> {
+        const KIND: &str = "dummy";
+        match self.add_plain(KIND, name) {
+            Err(error) if error.errno() != Some(libc::EEXIST) => return Err(error),
+            _ => {}
+        }
+        let link = self.expect_link(name)?;
+        if link.kind.as_deref() == Some(KIND) {
+            return Ok(link);
+        }
+        let kind = link.kind.as_deref().unwrap_or("hardware");
+        let operation = format!("add {KIND} {name}, which is the name of a {kind} link");
+        Err(Error::os(operation, nix::errno::Errno::EEXIST))
+    }
+
+    /// Makes a link of a kind that needs to be told nothing but its name.
+    fn add_plain(&mut self, kind: &str, name: &str) -> Result<()> {
         let mut request = Encoder::new();
         request.raw(&header(0, 0, 0));
         request.text(libc::IFLA_IFNAME, name);
-        request.nested(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, "bridge"));
-        self.add(&format!("add bridge {name}"), request)
+        request.nested(libc::IFLA_LINKINFO, |info| info.text(libc::IFLA_INFO_KIND, kind));
+        self.add(&format!("add {kind} {name}"), request)
     }
 
     fn add(&mut self, operation: &str, request: Encoder) -> Result<()> {

@@ -10,7 +10,7 @@ mod neighbour;
 mod tests;
 mod unicast;
 
-pub use address::Address;
+pub use address::{Address, RefusedAddress};
 pub use link::{Link, LinkChange, Mac, VethEnd};
 pub use unicast::{NextHop, Route};
 

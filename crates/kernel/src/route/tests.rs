@@ -133,6 +133,89 @@ fn addresses_of_both_families() {
     }
 }
 
+/// Many addresses of both families, distinct.
+fn many_addresses() -> Vec<IpNet> {
+    let v4 = (0..3000u32).map(|i| IpNet::from(IpAddr::from((0x0a60_0000 + i).to_be_bytes())));
+    let v6 = (0..3000u16).map(|i| IpNet::from(IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 1, i])));
+    v4.chain(v6).collect()
+}
+
+#[test]
+fn many_addresses_at_once() {
+    let pair = Pair::new("addresses");
+    let [mut a, _] = pair.sockets();
+    let index = a.set_up("lo").unwrap().index;
+    let wanted = many_addresses();
+    let held = |a: &mut Rtnetlink| -> std::collections::BTreeSet<IpNet> {
+        a.addresses_of("lo").unwrap().unwrap().into_iter().collect()
+    };
+    let before = held(&mut a);
+    assert!(a.add_addresses(index, &wanted).unwrap().is_empty());
+    assert!(a.add_addresses(index, &wanted).unwrap().is_empty(), "again is no error");
+    let added: Vec<_> = held(&mut a).difference(&before).copied().collect();
+    assert_eq!(added, wanted);
+    assert_eq!(a.routes().unwrap(), [], "they lead to this host, not to networks");
+    let (gone, kept) = wanted.split_at(1000);
+    assert!(a.delete_addresses(index, gone).unwrap().is_empty());
+    assert!(a.delete_addresses(index, gone).unwrap().is_empty(), "again is no error");
+    let left: Vec<_> = held(&mut a).difference(&before).copied().collect();
+    assert_eq!(left, kept);
+    assert_eq!(a.addresses_of("nowhere").unwrap(), None);
+}
+
+#[test]
+fn a_refused_address_is_told_and_keeps_back_no_other() {
+    let pair = Pair::new("refused");
+    let [mut a, _] = pair.sockets();
+    let index = a.set_up("lo").unwrap().index;
+    let mut nets = many_addresses();
+    // Multicast addresses are nobody's own, and IPv6 says so.
+    let bad = net("ff02::1:2/128");
+    nets.insert(nets.len() - 1, bad);
+    nets.push(bad);
+    let refused = a.add_addresses(index, &nets).unwrap();
+    assert_eq!(refused.iter().map(|r| r.net).collect::<Vec<_>>(), [bad, bad]);
+    let text = refused[0].error.to_string();
+    assert!(text.starts_with(&format!("add addresses to link {index}: ff02::1:2/128")), "{text}");
+    assert!(a.addresses_of("lo").unwrap().unwrap().contains(&nets[nets.len() - 2]));
+    let missing = a.add_addresses(9999, &nets[..2]).unwrap();
+    assert_eq!(missing.len(), 2);
+    assert_eq!(missing[0].error.errno(), Some(libc::ENODEV));
+}
+
+#[test]
+fn a_dummy_is_made_once_and_is_no_other_link() {
+    let pair = Pair::new("dummy");
+    let [mut a, _] = pair.sockets();
+    let made = match a.ensure_dummy("dummy7") {
+        // Not `EEXIST`: that is what a link of that name would be.
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {
+            eprintln!("not run here: this kernel has no dummy links");
+            return;
+        }
+        made => made.unwrap(),
+    };
+    assert_eq!((made.name.as_str(), made.kind.as_deref()), ("dummy7", Some("dummy")));
+    assert!(!made.is_up());
+    assert_eq!(a.ensure_dummy("dummy7").unwrap(), made);
+    a.set_up("dummy7").unwrap();
+    assert!(a.ensure_dummy("dummy7").unwrap().is_up());
+    assert!(a.delete_link("dummy7").unwrap());
+}
+
+#[test]
+fn a_name_of_another_link_makes_no_dummy() {
+    let pair = Pair::new("no-dummy");
+    let [mut a, _] = pair.sockets();
+    a.add_veth(VethEnd::new("left"), VethEnd::new("right")).unwrap();
+    for (name, kind) in [("left", "veth"), ("lo", "hardware")] {
+        let error = a.ensure_dummy(name).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EEXIST));
+        let text = error.to_string();
+        assert!(text.contains(&format!("is the name of a {kind} link")), "{text}");
+    }
+}
+
 #[test]
 fn routes_are_listed_as_they_were_set() {
     let pair = Pair::new("routes");
