@@ -17,7 +17,8 @@ KERNELS := 6.1 6.12
 VM_COMMANDS := qemu-system-x86_64 busybox depmod xz
 # Cargo runs tests by this program. It starts it in the directory of their crate.
 VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* \
-	--command nft --command ip --command ping --file $(CURDIR)/crates --file $(CURDIR)/tests --
+	--command nft --command ip --command ping --file $(CURDIR)/crates --file $(CURDIR)/tests \
+	--env PORTOLAN_PATIENCE=3 --
 
 .PHONY: help run build test test-unit test-e2e test-vm bench bench-quick lint format clean
 

@@ -11,7 +11,7 @@ use plan::{Action, GroupId, plan_service};
 use serde_json::{Value, json};
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
-use crate::{cluster, facts, plan_of};
+use crate::{cluster, facts, plan_of, within};
 
 /// How soon the others have to be programmed.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -44,6 +44,7 @@ fn wait(
     is_reached: impl Fn(&Status) -> bool,
 ) -> Duration {
     let start = Instant::now();
+    let limit = within(limit);
     let mut status = sync.status();
     let waiting = async {
         tokio::time::timeout(limit, status.wait_for(is_reached)).await.map(|status| status.is_ok())
