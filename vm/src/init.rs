@@ -54,6 +54,9 @@ pub(crate) fn script(busybox: &Path, task: &Task<'_>) -> String {
 
 /// Modules are loaded by kmod as the kernel itself does it, not by the shell's own small one.
 ///
+/// The root directory is in memory as it is, so nothing is mounted over `/tmp`, which may hold files that
+/// the program is to find.
+///
 /// The program writes to a pipe, so that it does not take itself to be on a terminal.
 const PREPARE: &str = r#"export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t devtmpfs devtmpfs /dev
@@ -67,8 +70,7 @@ say started
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t tmpfs tmpfs /tmp -o mode=1777
-mount -t tmpfs tmpfs /run -o mode=755
+chmod 1777 /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 hostname vm

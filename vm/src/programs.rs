@@ -54,9 +54,11 @@ pub(crate) fn add_command(image: &mut Image, command: &Path) -> anyhow::Result<(
     Ok(())
 }
 
-/// The shell and small programs of the image's own, under all their names that nothing else has.
-/// To be added last.
+/// Small programs under all their names that nothing else has. To be added last.
+///
+/// The shell is this machine's: that of busybox takes its own programs for any others of the same name.
 pub(crate) fn add_busybox(image: &mut Image) -> anyhow::Result<PathBuf> {
+    add_command(image, Path::new("sh"))?;
     let path = find(Path::new("busybox"))?;
     let needed = libraries(&[&path])?;
     ensure!(needed.is_empty(), "{} is not a static program", path.display());
