@@ -12,7 +12,15 @@ BENCH_COMMANDS := nft ip iptables conntrack
 # Programs that tests look at the kernel with.
 TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
 
-.PHONY: help run build test test-unit test-e2e bench bench-quick lint format clean
+# Kernels that tests are also run under, and what that takes.
+KERNELS := 6.1 6.12
+VM_COMMANDS := qemu-system-x86_64 busybox depmod xz
+# Cargo runs tests by this program. It starts it in the directory of their crate.
+VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* \
+	--command nft --command ip --command ping --file $(CURDIR)/crates --file $(CURDIR)/tests \
+	--env PORTOLAN_PATIENCE=3 --
+
+.PHONY: help run build test test-unit test-e2e test-vm bench bench-quick lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +45,14 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	@scripts/install-packages cc $(TEST_COMMANDS)
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
+
+test-vm: $(KERNELS:%=test-vm-%) ## Run the data plane's tests under older kernels, in a VM (no KVM needed).
+
+test-vm-%:
+	@scripts/install-packages cc $(VM_COMMANDS) nft ip ping
+	@scripts/fetch-kernel $*
+	$(CARGO) build -p vm
+	$(CARGO) test -p dataplane --test packets --config 'target."cfg(all())".runner = "$(VM)"'
 
 bench: ## Measure all and write docs/performance.md (root, half an hour). PEER=FILE adds a kube-proxy.
 	@scripts/install-packages cc $(BENCH_COMMANDS)

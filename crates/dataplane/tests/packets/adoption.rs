@@ -1,5 +1,7 @@
 //! A start finds what an earlier process has left, and changes no more than what differs.
 
+use kernel::netlink::{Protocol, Socket};
+use kernel::nftables::{self, Family, Table};
 use model::{Event, Object, World};
 use serde_json::json;
 
@@ -130,9 +132,16 @@ fn endpoints_that_no_entry_tells_of_are_found() {
         .to_owned();
     let (key, _) = element.split_once(" : ").unwrap();
     let stray = "0x1 . 0x2 . 0x3 : 10.9.9.9 . 99";
+    let is_counted = hosts.node.run(|| {
+        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
+        let table = Table { family: Family::Ipv4, name: "portolan".into() };
+        let sets = nftables::sets(&mut socket, &table).unwrap();
+        sets.iter().all(|set| set.elements.is_some())
+    });
+    let too_many = "one is too many";
     for (what, commands) in [
         ("one is missing", vec![format!("delete element ip portolan endpoints {{ {key} }}")]),
-        ("one is too many", vec![format!("add element ip portolan endpoints {{ {stray} }}")]),
+        (too_many, vec![format!("add element ip portolan endpoints {{ {stray} }}")]),
         (
             "one is another",
             vec![
@@ -148,6 +157,11 @@ fn endpoints_that_no_entry_tells_of_are_found() {
             ],
         ),
     ] {
+        // No entry leads there, so no packet comes there either.
+        if what == too_many && !is_counted {
+            say!("{what}: not run: this kernel does not tell how many elements there are");
+            continue;
+        }
         for command in commands {
             hosts.nft(&command.split(' ').collect::<Vec<_>>());
         }

@@ -68,19 +68,20 @@ fn a_client_keeps_its_endpoint_when_all_rules_are_replaced(plane: Plane) {
 fn a_silent_client_is_forgotten_after_the_timeout(plane: Plane) {
     let hosts = Hosts::new();
     let sticky = json!({"sessionAffinity": "ClientIP",
-                        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 2}}});
+                        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 3}}});
     let _backend = programmed(plane, &hosts, &cluster(sticky, &[POD_A, POD_B]));
     let clients = [&hosts.pod_c, &hosts.pod_d, &hosts.outside, &hosts.node];
     let ask = || clients.map(|client| client.tcp(VIP, 80).unwrap().server);
     let first = ask();
-    // Each connection begins the timeout anew: three times 1.2 s are more than one timeout.
-    for _ in 0..3 {
-        thread::sleep(Duration::from_millis(1200));
+    // Each connection begins the timeout anew: twice 1.6 s are more than one timeout, and leave a slow
+    // machine as much time again.
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(1600));
         assert_eq!(ask(), first);
     }
     // Of four clients that choose again one will choose another, sooner or later.
     for _ in 0..6 {
-        thread::sleep(Duration::from_millis(2300));
+        thread::sleep(Duration::from_millis(3300));
         if ask() != first {
             return;
         }

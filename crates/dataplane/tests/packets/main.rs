@@ -31,6 +31,7 @@ mod tampering;
 mod traffic;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dataplane::{Backend, Delta};
 use hosts::{Addresses, Hosts, V4, V6};
@@ -41,6 +42,13 @@ use plan::{
 };
 use planes::{Plane, on_every_plane};
 use serde_json::{Value, json};
+
+/// How long something may take that takes no longer than `limit` on a machine. One that is imitated is
+/// given `PORTOLAN_PATIENCE` times as long.
+fn within(limit: Duration) -> Duration {
+    let patience = std::env::var("PORTOLAN_PATIENCE").ok();
+    limit * patience.map_or(1, |number| number.parse().expect("PORTOLAN_PATIENCE is a number"))
+}
 
 fn facts() -> NodeFacts {
     NodeFacts {
@@ -136,7 +144,7 @@ fn large_requests_arrive_whole(plane: Plane) {
         let world = cluster_with(net, json!({}), &[net.pod_b]);
         let _backend = programmed(plane, &hosts, &world);
         let to = std::net::SocketAddr::new(net.vip.parse().unwrap(), 80);
-        let limit = std::time::Duration::from_secs(5);
+        let limit = Duration::from_secs(5);
         for (protocol, length) in [(model::Protocol::Tcp, 2 << 20), (model::Protocol::Udp, 2048)] {
             let mut client = hosts.pod_c.open(protocol, to, None, limit).unwrap();
             assert_eq!(client.send(&vec![7; length], limit).unwrap(), length, "{protocol}");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::hosts::{Hosts, POD_A, POD_B, VIP};
 use crate::planes::{Plane, on_every_plane};
-use crate::{cluster, facts, plan_of};
+use crate::{cluster, facts, plan_of, within};
 
 on_every_plane!(odd_services_stop_nobody, what_the_kernel_refuses_waits_alone,);
 
@@ -45,6 +45,7 @@ fn wait(
     is_reached: impl Fn(&Status) -> bool,
 ) -> Duration {
     let start = Instant::now();
+    let limit = within(limit);
     let mut status = sync.status();
     let waiting = async {
         tokio::time::timeout(limit, status.wait_for(is_reached)).await.map(|status| status.is_ok())
