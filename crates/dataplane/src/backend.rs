@@ -64,6 +64,12 @@ pub trait Backend: Send {
     /// Removes everything this backend ever programs. Succeeds if there is nothing.
     fn cleanup(&mut self) -> Result<()>;
 
+    /// Lets go what only established connections needed, such as endpoints that take no new ones.
+    /// Answers whether nothing is left of that; else it is to be called again.
+    fn settle(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Takes no new connections any more, because another backend does, and removes what none of the
     /// established ones needs. Answers whether nothing is left; else it is to be called again.
     ///

@@ -11,6 +11,9 @@ pub enum Error {
     /// A program of iptables failed, with what it said.
     #[error("{0}")]
     Iptables(String),
+    /// The kernel has no IPVS.
+    #[error("this kernel has no IPVS (module ip_vs): use nftables or iptables")]
+    NoIpvs,
     /// The kernel could not be read or written.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),

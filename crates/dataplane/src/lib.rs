@@ -11,6 +11,7 @@ pub mod conntrack;
 mod error;
 pub mod fake;
 pub mod iptables;
+pub mod ipvs;
 pub mod mode;
 pub mod nftables;
 mod number;

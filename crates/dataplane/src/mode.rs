@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::iptables::{Flavour, Iptables};
+use crate::ipvs::{Ipvs, Scheduler};
 use crate::nftables::Nftables;
 use crate::{Backend, Error, Result};
 
@@ -14,6 +15,8 @@ pub enum Mode {
     Nftables,
     /// `iptables`, of either flavour.
     Iptables,
+    /// `ipvs`.
+    Ipvs,
 }
 
 /// What a data plane may be told besides the plan.
@@ -24,24 +27,27 @@ pub struct Options {
     /// The bit of packet marks, from 0, that iptables tells connections by whose source is to be
     /// rewritten.
     pub masquerade_bit: u8,
+    /// How IPVS chooses an endpoint.
+    pub scheduler: Scheduler,
 }
 
 impl Default for Options {
     /// kube-proxy's.
     fn default() -> Self {
-        Self { iptables: None, masquerade_bit: 14 }
+        Self { iptables: None, masquerade_bit: 14, scheduler: Scheduler::RoundRobin }
     }
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 2] = [Mode::Nftables, Mode::Iptables];
+    pub const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
         }
     }
 
@@ -54,6 +60,10 @@ impl Mode {
                 let flavour = flavour.ok_or_else(|| Error::Iptables(NO_IPTABLES.into()))?;
                 Box::new(Iptables::open(flavour)?.masquerading_by(options.masquerade_bit))
             }
+            Mode::Ipvs => match Ipvs::open(options.scheduler)? {
+                Some(ipvs) => Box::new(ipvs),
+                None => return Err(Error::NoIpvs),
+            },
         })
     }
 }
@@ -69,7 +79,7 @@ impl fmt::Display for Mode {
 
 /// A name that is none of a data plane's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no data plane {0}: accepted are nftables, iptables")]
+#[error("there is no data plane {0}: accepted are nftables, iptables, ipvs")]
 pub struct UnknownMode(String);
 
 impl FromStr for Mode {

@@ -188,6 +188,10 @@ struct Loop {
     backend: Box<dyn Backend>,
     /// Backends that were exchanged and that connections still need.
     retiring: Vec<Box<dyn Backend>>,
+    /// Nothing is held for established connections alone.
+    is_settled: bool,
+    /// When it was looked for last.
+    settled_at: Instant,
     plan: NodePlan,
     pending: Pending,
     tampered: bool,
@@ -210,6 +214,8 @@ impl Loop {
         Self {
             backend,
             retiring: Vec::new(),
+            is_settled: true,
+            settled_at: Instant::now(),
             plan,
             pending,
             tampered: false,
@@ -233,7 +239,9 @@ impl Loop {
                 None => messages.recv().ok(),
                 Some(patience) => messages.recv_timeout(patience).ok(),
             };
-            self.retire();
+            if self.settled_at.elapsed() >= RETIRING {
+                self.settle();
+            }
             if !succeeded {
                 self.retry_in = (self.retry_in * 2).min(RETRY.1);
             }
@@ -252,13 +260,21 @@ impl Loop {
 
     /// How long to wait for messages; `None` for as long as it takes.
     fn patience(&self, succeeded: bool) -> Option<Duration> {
-        let retiring = (!self.retiring.is_empty()).then_some(RETIRING);
+        let is_done = self.retiring.is_empty() && self.is_settled;
+        let retiring = (!is_done).then_some(RETIRING);
         let retry = (!succeeded).then_some(self.retry_in);
         retiring.into_iter().chain(retry).min()
     }
 
-    /// Lets those go that connections do not need any more.
-    fn retire(&mut self) {
+    /// Lets go what connections do not need any more.
+    fn settle(&mut self) {
+        self.settled_at = Instant::now();
+        if !self.is_settled {
+            self.is_settled = self.backend.settle().unwrap_or_else(|error| {
+                tracing::warn!(%error, "what connections do not need any more stays");
+                false
+            });
+        }
         self.retiring.retain_mut(|backend| match backend.retire() {
             Ok(is_gone) => !is_gone,
             Err(error) => {
@@ -293,7 +309,8 @@ impl Loop {
         let (from, to) = (old.name(), self.backend.name());
         tracing::info!(from, to, took = ?start.elapsed(), "another data plane has taken over");
         self.retiring.push(old);
-        self.retire();
+        self.is_settled = false;
+        self.settle();
         self.pending = Pending::default();
         self.status.quarantined = refused;
         self.status.generation += 1;
@@ -363,6 +380,7 @@ impl Loop {
                 self.status.repairs += u64::from(std::mem::take(&mut self.tampered));
                 self.pending = Pending::default();
                 self.retry_in = RETRY.0;
+                self.is_settled = false;
                 true
             }
             Err(error) => {

@@ -10,9 +10,10 @@ use kernel::nftables::{self, Batch, Family, Monitor, Operation, Refused, Subscri
 use plan::{FrontendKey, Group, GroupId, LocalDetector};
 
 use super::connections;
-use super::family_table::{FamilyTable, HANDOVER, TABLE, table_id};
+use super::family_table::{FamilyTable, table_id};
 use super::held::Held;
 use super::layout::{Element, frontend_key};
+use super::role::Role;
 use super::sets::ENTRY_MAPS;
 use super::table::Table;
 use super::watch::Watcher;
@@ -31,6 +32,7 @@ const LARGE: usize = 2_000;
 /// The nftables data plane of the network namespace that it was opened in.
 #[derive(Debug)]
 pub struct Nftables {
+    role: Role,
     socket: Socket,
     /// Our ear for what others change, if somebody listens.
     subscription: Option<Subscription>,
@@ -44,7 +46,13 @@ pub struct Nftables {
 impl Nftables {
     /// Opens the packet filter of the calling thread's network namespace. Changes nothing.
     pub fn open() -> Result<Self> {
+        Self::for_role(Role::Translate)
+    }
+
+    /// The same for tables of another role.
+    pub(crate) fn for_role(role: Role) -> Result<Self> {
         Ok(Self {
+            role,
             socket: Socket::open(Protocol::Netfilter)?,
             subscription: None,
             transactions: 0,
@@ -58,6 +66,11 @@ impl Nftables {
         batch.run(&mut self.socket, generation)?;
         self.transactions = self.transactions.wrapping_add(u32::from(!batch.is_empty()));
         Ok(())
+    }
+
+    /// Plays another part from the next restore on.
+    pub(crate) fn set_role(&mut self, role: Role) {
+        self.role = role;
     }
 
     fn listen(&self) -> Result<(), Refused> {
@@ -184,7 +197,7 @@ impl Nftables {
     fn end_handover(&mut self) -> Result<(), Refused> {
         let mut batch = Batch::new();
         for family in [Family::Ipv4, Family::Ipv6] {
-            let table = nftables::Table { family, name: HANDOVER.into() };
+            let table = nftables::Table { family, name: self.role.handover().into() };
             if nftables::table_exists(&mut self.socket, &table)? {
                 batch.push(Operation::DeleteTable(table));
             }
@@ -212,7 +225,7 @@ impl Nftables {
     fn find_refused(&mut self, whole: &Delta<'_>) -> Result<Vec<(GroupId, String)>> {
         let mut batch = Batch::new();
         let mut owners: BTreeMap<usize, GroupId> = BTreeMap::new();
-        for mut table in empty_tables(whole) {
+        for mut table in empty_tables(whole, &self.role) {
             table.append_inner(&mut batch);
             table.append_hooks(&mut batch);
             if let Some(plan) = whole.node {
@@ -250,7 +263,7 @@ impl Backend for Nftables {
     }
 
     fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
-        let mut tables = wanted_tables(whole);
+        let mut tables = wanted_tables(whole, &self.role);
         match self.restore_tables(&mut tables) {
             Ok(operations) => {
                 self.tables = tables;
@@ -307,8 +320,8 @@ impl Backend for Nftables {
 
     fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>> {
         let mut differences = Vec::new();
-        for table in wanted_tables(whole) {
-            let name = format!("table {} {TABLE}", table.family());
+        for table in wanted_tables(whole, &self.role) {
+            let name = format!("table {} {}", table.family(), self.role.table());
             match table.held(&mut self.socket)? {
                 Held::Nothing => differences.push(format!("{name} is missing")),
                 Held::Other => {
@@ -337,18 +350,18 @@ impl Backend for Nftables {
     fn watcher(&mut self) -> Result<Box<dyn backend::Watcher>> {
         let (monitor, subscription) = Monitor::of_others(self.socket.port())?;
         self.subscription = Some(subscription);
-        Ok(Box::new(Watcher::new(monitor)?))
+        Ok(Box::new(Watcher::new(monitor, self.role.table())?))
     }
 
     fn forget_connections(&mut self) -> Result<usize> {
-        let frontends = connections::frontends(&mut self.socket)?;
+        let frontends = connections::frontends(&mut self.socket, &self.role)?;
         Ok(conntrack::forget_translated(&mut self.socket, &frontends)?)
     }
 
     fn cleanup(&mut self) -> Result<()> {
         let mut batch = Batch::new();
         for family in [Family::Ipv4, Family::Ipv6] {
-            let table = table_id(family);
+            let table = table_id(family, &self.role);
             if nftables::table_exists(&mut self.socket, &table)? {
                 batch.push(Operation::DeleteTable(table));
             }
@@ -372,12 +385,12 @@ fn describe(element: &Element, family: model::Family) -> String {
     }
 }
 
-fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
+fn empty_tables(whole: &Delta<'_>, role: &Role) -> Vec<FamilyTable> {
     let detector = whole.node.map(|plan| plan.node.settings.local_detector.clone());
     [(Family::Ipv4, model::Family::V4), (Family::Ipv6, model::Family::V6)]
         .map(|(family, content)| FamilyTable {
-            id: table_id(family),
-            content: Table::new(content),
+            id: table_id(family, role),
+            content: Table::for_role(content, role.clone()),
             detector: detector.clone().unwrap_or(LocalDetector::None),
             unused: BTreeSet::new(),
         })
@@ -385,8 +398,8 @@ fn empty_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
 }
 
 /// The tables with all that is to be in them.
-fn wanted_tables(whole: &Delta<'_>) -> Vec<FamilyTable> {
-    let mut tables = empty_tables(whole);
+fn wanted_tables(whole: &Delta<'_>, role: &Role) -> Vec<FamilyTable> {
+    let mut tables = empty_tables(whole, role);
     for table in &mut tables {
         if let Some(plan) = whole.node {
             table.content.set_node(plan);

@@ -11,19 +11,10 @@ use kernel::nftables::{
 use plan::{FrontendKey, LocalDetector};
 
 use super::layout::{Dispatch, Element, SetName, frontend_key};
+use super::role::Role;
 use super::rules::{self, RuleChain, Rules, affinity_map, dispatch_map};
 use super::sets::{ENTRY_MAPS, affinity_set, constant_sets, to_kernel};
 use super::table::{Changes, Table};
-
-/// Name of our table in each family.
-pub const TABLE: &str = "portolan";
-
-/// Name of the table that does the work of [`TABLE`] while that is made anew.
-///
-/// A packet sees the tables' chains one after the other, and each as of the moment at which it gets
-/// there. So when a table is replaced in one transaction, a packet can pass the new one a moment
-/// before it begins and the old one a moment after it ended. This one is there before and after.
-pub(super) const HANDOVER: &str = "portolan-handover";
 
 /// Our table in one family, and what it holds after the last successful transaction.
 #[derive(Debug, Clone)]
@@ -44,7 +35,7 @@ impl FamilyTable {
     }
 
     pub(super) fn rules(&self) -> Rules<'_> {
-        Rules::new(self.family(), &self.detector)
+        Rules::new(self.family(), &self.detector, self.content.role())
     }
 
     /// The frontends that elements are for.
@@ -56,7 +47,8 @@ impl FamilyTable {
 
     /// The same under another name, for the time that this one is replaced.
     pub(super) fn handover(&self) -> Self {
-        let id = nftables::Table { family: self.family(), name: HANDOVER.into() };
+        let id =
+            nftables::Table { family: self.family(), name: self.content.role().handover().into() };
         Self { id, ..self.clone() }
     }
 
@@ -64,7 +56,7 @@ impl FamilyTable {
     pub(super) fn base_chain(&self, name: &str) -> Option<BaseChain> {
         let mut base = base_chain(name)?;
         // Affinity is remembered where packets come first.
-        base.priority += i32::from(&*self.id.name == HANDOVER);
+        base.priority += i32::from(&*self.id.name == self.content.role().handover());
         Some(base)
     }
 
@@ -211,8 +203,8 @@ pub(crate) fn netfilter_family(family: model::Family) -> Family {
     }
 }
 
-pub(super) fn table_id(family: Family) -> nftables::Table {
-    nftables::Table { family, name: TABLE.into() }
+pub(super) fn table_id(family: Family, role: &Role) -> nftables::Table {
+    nftables::Table { family, name: role.table().into() }
 }
 
 fn push_rules(batch: &mut Batch, table: &nftables::Table, chain: RuleChain) {
@@ -242,6 +234,8 @@ pub(super) fn base_chain(name: &str) -> Option<BaseChain> {
         "output" => (ChainType::Nat, Hook::Output, -100),
         "postrouting" => (ChainType::Nat, Hook::Postrouting, 100),
         "filter-input" => (ChainType::Filter, Hook::Input, 0),
+        // IPVS is at 99, and translates sources no longer: that is at 100.
+        "filter-after-ipvs" => (ChainType::Filter, Hook::Input, 110),
         "filter-forward" => (ChainType::Filter, Hook::Forward, 0),
         "filter-output" => (ChainType::Filter, Hook::Output, 0),
         _ => return None,

@@ -12,11 +12,12 @@ mod held;
 pub mod layout;
 mod parts;
 pub mod render;
+pub(crate) mod role;
 pub mod rules;
 mod sets;
 pub mod table;
 mod watch;
 
 pub use backend::Nftables;
-pub use family_table::TABLE;
 pub(crate) use family_table::netfilter_family;
+pub use role::Role;

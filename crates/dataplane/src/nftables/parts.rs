@@ -51,6 +51,15 @@ pub(super) fn is_of_this_node() -> Vec<Expression> {
     ]
 }
 
+/// Goes on if the routing tables call the source no address of this node.
+pub(super) fn is_from_elsewhere() -> Vec<Expression> {
+    let value = AddressType::Local.value().to_vec();
+    vec![
+        Expression::AddressType { of: FibAddress::Source, into: KEY },
+        Expression::Compare { register: KEY, comparison: Comparison::NotEqual, value },
+    ]
+}
+
 /// Goes on if the packet was not made on this node: it arrived, and not by the loopback. (What arrives
 /// with a source of this node's own is martian, and dropped by the kernel.)
 pub(super) fn came_in() -> Vec<Expression> {

@@ -26,10 +26,11 @@ use plan::LocalDetector;
 
 use super::layout::{Dispatch, SetName, flag};
 use super::parts::{
-    KEY, TCP, came_in, goto, interface_name, invalid_segments, is_of_this_node, jump,
-    loopback_from_elsewhere, mask, octets, pass_established, rewrite_source, state_new, translated,
-    transport_protocol, untranslated,
+    KEY, TCP, came_in, goto, interface_name, invalid_segments, is_from_elsewhere, is_of_this_node,
+    jump, loopback_from_elsewhere, mask, octets, pass_established, rewrite_source, state_new,
+    translated, transport_protocol, untranslated,
 };
+use super::role::{POD_MARK, Role};
 use crate::number::SCOPE_BIT;
 
 /// A chain with its rules.
@@ -84,6 +85,7 @@ pub fn affinity_map(seconds: u32) -> Name {
 pub struct Rules<'a> {
     family: Family,
     detector: &'a LocalDetector,
+    accompanies: bool,
 }
 
 /// The fields of an entry, see [`Entry::to_bytes`](super::layout::Entry::to_bytes).
@@ -95,21 +97,33 @@ const AFTER_SET: Register = Register(5);
 
 impl<'a> Rules<'a> {
     /// Rules for `family`, with pods told by `detector`.
-    pub fn new(family: Family, detector: &'a LocalDetector) -> Self {
-        Self { family, detector }
+    pub fn new(family: Family, detector: &'a LocalDetector, role: &Role) -> Self {
+        Self { family, detector, accompanies: *role != Role::Translate }
     }
 
     /// All chains that are always there, called ones before their callers.
     pub fn constant_chains(&self) -> Vec<RuleChain> {
         let chain = |name: &str, rules| RuleChain { name: name.into(), rules };
         let new_only = |to: &str| [state_new(), untranslated(), jump(to)].concat();
-        let mut chains = vec![
-            chain("reject", self.reject()),
-            chain("rewrite-source", rewrite_source()),
-            chain("node-ports-outside", self.dispatch(&node_port_maps(true))),
-            chain("node-ports", self.dispatch(&node_port_maps(false))),
-            chain("services-outside", self.services(true)),
-            chain("services", self.services(false)),
+        let mut chains =
+            vec![chain("reject", self.reject()), chain("rewrite-source", rewrite_source())];
+        chains.extend(match self.accompanies {
+            false => vec![
+                chain("node-ports-outside", self.dispatch(&node_port_maps(true))),
+                chain("node-ports", self.dispatch(&node_port_maps(false))),
+                chain("services-outside", self.services(true)),
+                chain("services", self.services(false)),
+            ],
+            true => vec![
+                chain("node-ports-outside", self.mark(SetName::OutsideNodePorts)),
+                chain("services-outside", {
+                    let node_ports = vec![self.at_node("node-ports-outside")];
+                    [self.mark(SetName::OutsideFrontends), node_ports].concat()
+                }),
+                chain("services", self.guard_and_mark()),
+            ],
+        });
+        chains.extend([
             chain("refuse-node-ports-outside", self.refuse(&node_port_maps(true))),
             chain("refuse-node-ports", self.refuse(&node_port_maps(false))),
             chain("refuse-outside", self.refuse_local(true)),
@@ -121,7 +135,7 @@ impl<'a> Rules<'a> {
                 [vec![outside], self.refuse(&exact_maps(false))].concat()
             }),
             chain("virtual-addresses", self.virtual_addresses()),
-        ];
+        ]);
         for (origin, flag) in [
             ("pod", flag::MASQUERADE_POD),
             ("node", flag::MASQUERADE_NODE),
@@ -151,8 +165,21 @@ impl<'a> Rules<'a> {
                 "filter-output",
                 vec![pass_established(), new_only("refuse"), new_only("virtual-addresses")],
             ),
-            chain("postrouting", vec![[translated(), jump("masquerade")].concat()]),
+            chain(
+                "postrouting",
+                match self.accompanies {
+                    false => vec![[translated(), jump("masquerade")].concat()],
+                    // Connection tracking does not tell what IPVS has translated.
+                    true => vec![jump("masquerade")],
+                },
+            ),
         ]);
+        if self.accompanies {
+            // Virtual addresses are this host's own for IPVS' sake. What it has not taken by now nobody
+            // takes: so nobody reaches what listens here, or has an answer to a ping.
+            let new = [state_new(), jump("virtual-addresses")].concat();
+            chains.push(chain("filter-after-ipvs", vec![new]));
+        }
         chains
     }
 
@@ -230,6 +257,47 @@ impl<'a> Rules<'a> {
         rule
     }
 
+    /// In the place of [`Rules::services`] where IPVS translates: what leads connections to the right
+    /// one of its servers.
+    fn guard_and_mark(&self) -> Vec<Vec<Expression>> {
+        let mut rules = vec![self.guard()];
+        if self.pods_are_marked() {
+            let mark = [
+                Expression::Constant { value: POD_MARK.to_ne_bytes().to_vec(), into: KEY },
+                Expression::SetMark { from: KEY },
+                Expression::Verdict(Verdict::Accept),
+            ];
+            let pods = self.pod_tests(Comparison::Equal).into_iter();
+            rules.extend(pods.map(|is_pod| [&is_pod[..], &mark].concat()));
+        }
+        rules.push(self.lead_outside("services-outside"));
+        rules
+    }
+
+    /// Marks connections from outside that an entry treats by themselves.
+    fn mark(&self, map: SetName) -> Vec<Vec<Expression>> {
+        let is_marked = Expression::Compare {
+            register: SET,
+            comparison: Comparison::NotEqual,
+            value: vec![0; 4],
+        };
+        let mark = vec![
+            is_marked,
+            Expression::SetMark { from: SET },
+            Expression::Verdict(Verdict::Accept),
+        ];
+        vec![[self.packet_key(map), self.entry(map), mark].concat()]
+    }
+
+    /// Whether pods are told by what is not known any more where their source is rewritten.
+    fn pods_are_marked(&self) -> bool {
+        let by_interface = matches!(
+            self.detector,
+            LocalDetector::Interface(_) | LocalDetector::InterfacePrefix(_)
+        );
+        self.accompanies && by_interface
+    }
+
     /// Refuses or drops new connections that meet a frontend nobody serves.
     fn refuse(&self, maps: &[SetName]) -> Vec<Vec<Expression>> {
         let rule = |set: &SetName| {
@@ -286,8 +354,25 @@ impl<'a> Rules<'a> {
             goto("rewrite-source"),
         ];
         let mut rules = vec![hairpin];
-        rules.extend(self.for_pods(&[goto("masquerade-pod")]));
-        rules.push([came_in(), vec![goto("masquerade-outside")]].concat());
+        if self.pods_are_marked() {
+            let is_pod = vec![
+                Expression::Meta { key: MetaKey::Mark, into: KEY },
+                Expression::Compare {
+                    register: KEY,
+                    comparison: Comparison::Equal,
+                    value: POD_MARK.to_ne_bytes().to_vec(),
+                },
+            ];
+            rules.push([is_pod, vec![goto("masquerade-pod")]].concat());
+        } else {
+            rules.extend(self.for_pods(&[goto("masquerade-pod")]));
+        }
+        let from_outside = match self.accompanies {
+            false => came_in(),
+            // IPVS sends in this host's name.
+            true => is_from_elsewhere(),
+        };
+        rules.push([from_outside, vec![goto("masquerade-outside")]].concat());
         rules.push(vec![goto("masquerade-node")]);
         rules
     }

@@ -11,7 +11,8 @@ use model::Family;
 use plan::{Group, GroupId, NodePlan};
 
 use super::layout::{Dispatch, Element, SetName};
-use super::render::{Rendered, render_group, render_node};
+use super::render::{Rendered, render_node};
+use super::role::Role;
 
 /// What is to be done to the kernel's table, in an order that is valid within one transaction:
 /// chains, deletions, additions, and last the chains nobody leads to any more.
@@ -57,6 +58,7 @@ impl Changes {
 #[derive(Debug, Clone)]
 pub struct Table {
     family: Family,
+    role: Role,
     groups: HashMap<GroupId, Arc<Group>>,
     node: Vec<Element>,
     shared: BTreeMap<Element, usize>,
@@ -64,15 +66,26 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table without content.
+    /// A table without content that translates.
     pub fn new(family: Family) -> Self {
+        Self::for_role(family, Role::Translate)
+    }
+
+    /// A table without content.
+    pub fn for_role(family: Family, role: Role) -> Self {
         Self {
             family,
+            role,
             groups: HashMap::new(),
             node: Vec::new(),
             shared: BTreeMap::new(),
             chains: BTreeMap::new(),
         }
+    }
+
+    /// What it is for.
+    pub fn role(&self) -> &Role {
+        &self.role
     }
 
     /// The family.
@@ -93,7 +106,7 @@ impl Table {
     /// Takes groups into a table that has none, without saying what changes: that is everything.
     pub fn fill<'g>(&mut self, groups: impl IntoIterator<Item = (&'g GroupId, &'g Arc<Group>)>) {
         for (id, group) in groups {
-            let rendered = render_group(group, self.family);
+            let rendered = self.role.render_group(group, self.family);
             for element in rendered.shared {
                 *self.shared.entry(element).or_default() += 1;
             }
@@ -127,12 +140,13 @@ impl Table {
             elements
         };
         for (id, group) in groups {
-            let new = group.map(|group| render_group(group, self.family)).unwrap_or_default();
+            let render = |group: &Group| self.role.render_group(group, self.family);
+            let new = group.map(|group| render(group)).unwrap_or_default();
             let held = match group.filter(|_| !new.elements.is_empty()) {
                 Some(group) => self.groups.insert(id.clone(), group.clone()),
                 None => self.groups.remove(id),
             };
-            let old = held.map(|held| render_group(&held, self.family)).unwrap_or_default();
+            let old = held.map(|held| render(&held)).unwrap_or_default();
             difference(&take(old, -1), &take(new, 1), &mut changes);
         }
         changes.cancel();
@@ -162,7 +176,7 @@ impl Table {
             }
         }
         for group in self.groups.values() {
-            for element in render_group(group, self.family).elements {
+            for element in self.role.render_group(group, self.family).elements {
                 if !each(element)? {
                     return Ok(false);
                 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use kernel::nftables::{Family, Monitor, Notification};
 use tokio::io::unix::AsyncFd;
 
-use super::TABLE;
 use crate::Result;
 use crate::backend::{self, Watching};
 use crate::sync::{Update, Updates};
@@ -14,18 +13,19 @@ use crate::sync::{Update, Updates};
 #[derive(Debug)]
 pub(super) struct Watcher {
     monitor: AsyncFd<Monitor>,
+    table: &'static str,
 }
 
 impl Watcher {
     /// Has to be called within a tokio runtime.
-    pub(super) fn new(monitor: Monitor) -> Result<Self> {
+    pub(super) fn new(monitor: Monitor, table: &'static str) -> Result<Self> {
         let opened = |source: std::io::Error| kernel::Error::os("watch the packet filter", source);
         #[expect(
             deprecated,
             reason = "its successor is unsafe; a monitor keeps its descriptor for life"
         )]
         let monitor = AsyncFd::new(monitor).map_err(opened)?;
-        Ok(Self { monitor })
+        Ok(Self { monitor, table })
     }
 
     /// A transaction that is not the backend's own has changed our tables.
@@ -47,7 +47,7 @@ impl Watcher {
             for notification in notifications {
                 match notification {
                     Notification::Changed { table, .. } => {
-                        if &*table.name == TABLE {
+                        if *table.name == *self.table {
                             touched.insert(table.family);
                         }
                     }

@@ -50,8 +50,16 @@ fn clients_follow_the_endpoints(plane: Plane, net: &'static Addresses) {
 
     let new = cluster(&[net.pod_b]);
     update(&mut *backend, &old, &new);
-    assert_eq!(pod.ask(LIMIT).unwrap().server, net.pod_a, "the kernel remembers");
-    assert_eq!(repair(&mut *backend, &new), 2);
+    if plane == Plane::Ipvs {
+        // It forgets by itself, and a datagram with it.
+        for client in [&mut pod, &mut outside] {
+            let _ = client.ask(LIMIT);
+        }
+        repair(&mut *backend, &new);
+    } else {
+        assert_eq!(pod.ask(LIMIT).unwrap().server, net.pod_a, "the kernel remembers");
+        assert_eq!(repair(&mut *backend, &new), 2);
+    }
     for client in [&mut pod, &mut outside] {
         assert_eq!(client.ask(LIMIT).unwrap().server, net.pod_b);
     }

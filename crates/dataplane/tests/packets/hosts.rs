@@ -222,10 +222,33 @@ impl Hosts {
         self.nft(&["list", "ruleset"])
     }
 
+    /// Virtual servers with their destinations, links, local routes, and the packet filter.
+    fn ipvs_listing(&self) -> String {
+        let servers = || {
+            let mut ipvs = kernel::ipvs::Ipvs::open().unwrap().unwrap();
+            let mut lines = Vec::new();
+            for server in ipvs.servers().unwrap() {
+                lines.push(format!("{server:?}"));
+                let states = ipvs.destinations(&server.key()).unwrap().into_iter();
+                // What is on its way out goes sooner or later.
+                for state in states.filter(|state| state.destination.weight > 0) {
+                    lines.push(format!("{} {:?}", server.key(), state.destination));
+                }
+            }
+            lines.sort();
+            lines.join("\n")
+        };
+        // A link that is made anew has another address of its own.
+        let routes = "ip -br link | cut -d' ' -f1; ip route show table local; \
+                      ip -6 route show table local | grep -v fe80";
+        [self.node.run(servers), self.node.sh(routes), self.ruleset()].join("\n")
+    }
+
     /// What the kernel holds where a data plane writes, without what counts packets.
     pub(crate) fn listing(&self, plane: Plane) -> String {
         let flavour = match plane {
             Plane::Nftables => return self.ruleset(),
+            Plane::Ipvs => return self.ipvs_listing(),
             Plane::IptablesNft => "nft",
             Plane::IptablesLegacy => "legacy",
         };

@@ -1,6 +1,6 @@
 //! Connections, one after the other, while everything changes around them: none is lost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ impl Drop for StopAtEnd<'_> {
 /// connections and repetitions there were; fails on the first connection that does.
 pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
     let stop = AtomicBool::new(false);
+    let made = AtomicUsize::new(0);
     let connect = |from: &crate::hosts::Host, to: &str, port: u16| {
         let mut connections = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -48,6 +49,7 @@ pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
                 panic!("{what}: connection {connections}: {error}; {}", hosts.counters());
             }
             connections += 1;
+            made.fetch_add(1, Ordering::Relaxed);
         }
         connections
     };
@@ -59,7 +61,10 @@ pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
         let mut repetitions = 0;
         let goes_on = |repetitions| match start.elapsed() {
             elapsed if elapsed < DURATION => true,
-            elapsed => elapsed < LIMIT && repetitions <= ENOUGH.1,
+            elapsed => {
+                let made = made.load(Ordering::Relaxed);
+                elapsed < LIMIT && (made <= ENOUGH.0 || repetitions <= ENOUGH.1)
+            }
         };
         while goes_on(repetitions) && !outside.is_finished() && !pod.is_finished() {
             work();

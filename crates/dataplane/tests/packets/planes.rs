@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use dataplane::Backend;
 use dataplane::iptables::{Flavour, Iptables};
+use dataplane::ipvs::{Ipvs, Scheduler};
 use dataplane::nftables::Nftables;
 use serde_json::json;
 
@@ -18,6 +19,7 @@ pub(crate) enum Plane {
     Nftables,
     IptablesNft,
     IptablesLegacy,
+    Ipvs,
 }
 
 /// Makes a test of each function for every data plane: `name::nftables`, `name::iptables_nft`, ...
@@ -40,6 +42,11 @@ macro_rules! on_every_plane {
             fn iptables_legacy() {
                 Plane::IptablesLegacy.test(stringify!($name), super::$name);
             }
+
+            #[test]
+            fn ipvs() {
+                Plane::Ipvs.test(stringify!($name), super::$name);
+            }
         }
     )*};
 }
@@ -48,7 +55,8 @@ pub(crate) use on_every_plane;
 impl Plane {
     /// All that can be tried here.
     pub(crate) fn all() -> Vec<Plane> {
-        vec![Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy]
+        let all = [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs];
+        all.into_iter().filter(|plane| plane.is_missing().is_none()).collect()
     }
 
     /// As the matrix calls it.
@@ -57,6 +65,7 @@ impl Plane {
             Plane::Nftables => "nftables",
             Plane::IptablesNft => "iptables-nft",
             Plane::IptablesLegacy => "iptables-legacy",
+            Plane::Ipvs => "ipvs",
         }
     }
 
@@ -66,6 +75,10 @@ impl Plane {
             Plane::Nftables => Box::new(Nftables::open().unwrap()),
             Plane::IptablesNft => Box::new(Iptables::open(Flavour::Nft).unwrap()),
             Plane::IptablesLegacy => Box::new(Iptables::open(Flavour::Legacy).unwrap()),
+            Plane::Ipvs => {
+                let ipvs = Ipvs::open(Scheduler::RoundRobin).unwrap();
+                Box::new(ipvs.expect("the kernel has IPVS"))
+            }
         }
     }
 
@@ -79,11 +92,22 @@ impl Plane {
             Plane::IptablesLegacy => {
                 "iptables-legacy -t nat -I PORTOLAN-SERVICES -m comment --comment strange"
             }
+            Plane::Ipvs => "nft insert rule ip portolan-ipvs services counter",
         }
+    }
+
+    /// Why it can't be tried here, if it can't.
+    pub(crate) fn is_missing(self) -> Option<&'static str> {
+        let has_ipvs = || kernel::ipvs::available().unwrap().is_some();
+        (self == Plane::Ipvs && !has_ipvs()).then_some("this kernel has no IPVS")
     }
 
     /// Runs a test on it and keeps how it ended.
     pub(crate) fn test(self, name: &str, body: impl FnOnce(Plane)) {
+        if let Some(why) = self.is_missing() {
+            say!("{name} on {}: not run here: {why}", self.name());
+            return self.record(name, "not run", Some(why));
+        }
         match catch_unwind(AssertUnwindSafe(|| body(self))) {
             Ok(()) => self.record(name, "passed", None),
             Err(panic) => {

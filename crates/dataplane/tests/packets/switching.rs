@@ -46,7 +46,11 @@ fn nothing_is_lost_when_data_planes_are_exchanged() {
     let start = || Sync::start(Plane::Nftables.open(), plan_of(&world), Box::new(())).unwrap();
     let sync = hosts.node.run(start);
     let programmed = |plane: Plane| {
-        let ours = if plane == Plane::Nftables { "table ip portolan" } else { "PORTOLAN-" };
+        let ours = match plane {
+            Plane::Nftables => "table ip portolan {",
+            Plane::Ipvs => "portolan-ipvs",
+            Plane::IptablesNft | Plane::IptablesLegacy => "PORTOLAN-",
+        };
         hosts.listing(plane).contains(ours)
     };
     exchange(&sync, &hosts, Plane::IptablesNft).unwrap();

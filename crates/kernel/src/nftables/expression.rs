@@ -54,6 +54,8 @@ pub enum MetaKey {
     InputInterface,
     /// Transport protocol: one byte.
     TransportProtocol,
+    /// The packet's mark: four bytes in the machine's order.
+    Mark,
 }
 
 /// Facts about the connection of a packet.
@@ -162,6 +164,11 @@ pub enum Expression {
         /// First register written.
         into: Register,
     },
+    /// Gives the packet a mark.
+    SetMark {
+        /// Register of the mark, in the machine's byte order.
+        from: Register,
+    },
     /// Loads a fact about the packet's connection.
     Conntrack {
         /// Which.
@@ -265,7 +272,7 @@ impl Expression {
     fn name(&self) -> &'static str {
         match self {
             Expression::Payload { .. } => "payload",
-            Expression::Meta { .. } => "meta",
+            Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
             Expression::Conntrack { .. } => "ct",
             Expression::AddressType { .. } => "fib",
             Expression::Compare { .. } => "cmp",
@@ -291,6 +298,10 @@ impl Expression {
             Expression::Meta { key, into } => {
                 e.be32(uapi::NFTA_META_DREG, into.number());
                 e.be32(uapi::NFTA_META_KEY, key.number());
+            }
+            Expression::SetMark { from } => {
+                e.be32(uapi::NFTA_META_SREG, from.number());
+                e.be32(uapi::NFTA_META_KEY, uapi::NFT_META_MARK);
             }
             Expression::Conntrack { key, into } => {
                 e.be32(uapi::NFTA_CT_DREG, into.number());
@@ -444,6 +455,7 @@ impl MetaKey {
         match self {
             MetaKey::InputInterface => 6,
             MetaKey::TransportProtocol => 16,
+            MetaKey::Mark => uapi::NFT_META_MARK,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod address;
 mod link;
+mod local;
 mod neighbour;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod unicast;
 
 pub use address::{Address, RefusedAddress};
 pub use link::{Link, LinkChange, Mac, VethEnd};
+pub use local::LocalRoute;
 pub use unicast::{NextHop, Route};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

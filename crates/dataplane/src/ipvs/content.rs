@@ -1,0 +1,264 @@
+//! What is programmed into IPVS, and the operations that lead from one content to the next.
+//!
+//! Pure. What the kernel holds of ours is mirrored here, with what goes and is not gone yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use kernel::ipvs::{Destination, Operation, VirtualServer, VirtualServerKey};
+use model::Protocol;
+use plan::{Group, GroupId};
+
+use super::servers::{Rendered, Server, Surroundings, render_group};
+
+/// Weight of a destination that takes connections. They are all alike.
+pub const TAKES: u32 = 1;
+/// Weight of one that takes no new ones.
+pub const DRAINS: u32 = 0;
+
+/// A virtual server as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// It; `None` if others have made it in a way that is none of ours.
+    pub server: Option<VirtualServer>,
+    /// Its destinations with their weights.
+    pub destinations: BTreeMap<SocketAddr, u32>,
+    /// It is UDP's.
+    pub is_udp: bool,
+    /// Some group asks for it.
+    pub is_wanted: bool,
+}
+
+impl Held {
+    /// Whether it has destinations that go.
+    pub fn drains(&self) -> bool {
+        self.destinations.values().any(|weight| *weight == DRAINS)
+    }
+}
+
+/// What is programmed.
+#[derive(Debug, Clone)]
+pub struct Content {
+    around: Surroundings,
+    groups: HashMap<GroupId, Arc<Group>>,
+    /// How many groups have a virtual address.
+    addresses: BTreeMap<IpAddr, usize>,
+    /// What the kernel holds of ours.
+    pub held: BTreeMap<VirtualServerKey, Held>,
+}
+
+/// Operations in the order in which they are to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transition {
+    /// What is added or changed: before packets are led there.
+    pub gains: Vec<Operation>,
+    /// What goes: after packets are not led there any more.
+    pub losses: Vec<Operation>,
+    /// Virtual addresses that begin.
+    pub came: BTreeSet<IpAddr>,
+    /// Virtual addresses that nobody has any more, though connections may.
+    pub left: BTreeSet<IpAddr>,
+    /// Who asks for a virtual server.
+    pub owners: BTreeMap<VirtualServerKey, GroupId>,
+}
+
+impl Content {
+    /// Nothing, on a host of which the kernel holds this.
+    pub fn new(around: Surroundings, held: BTreeMap<VirtualServerKey, Held>) -> Self {
+        Self { around, groups: HashMap::new(), addresses: BTreeMap::new(), held }
+    }
+
+    /// What virtual servers depend on besides groups.
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.around
+    }
+
+    /// The groups that ask for something.
+    pub fn groups(&self) -> impl Iterator<Item = (&GroupId, &Arc<Group>)> {
+        self.groups.iter()
+    }
+
+    /// Virtual addresses that some group has.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.keys().copied()
+    }
+
+    /// Replaces some groups; `None` removes one.
+    pub fn set_groups<'g>(
+        &mut self,
+        groups: impl IntoIterator<Item = (&'g GroupId, Option<&'g Arc<Group>>)>,
+    ) -> Transition {
+        let mut transition = Transition::default();
+        let mut touched: BTreeMap<VirtualServerKey, Option<Server>> = BTreeMap::new();
+        let mut serving: BTreeSet<SocketAddr> = BTreeSet::new();
+        let mut counts: BTreeMap<IpAddr, isize> = BTreeMap::new();
+        for (id, group) in groups {
+            let new = group.map(|group| render_group(group, &self.around)).unwrap_or_default();
+            let is_empty = new == Rendered::default();
+            let old = match group.filter(|_| !is_empty) {
+                Some(group) => self.groups.insert(id.clone(), group.clone()),
+                None => self.groups.remove(id),
+            };
+            let old = old.map(|old| render_group(&old, &self.around)).unwrap_or_default();
+            for key in old.servers.into_keys() {
+                // Another group may have said already that it has it now.
+                touched.entry(key).or_insert(None);
+            }
+            for (key, server) in new.servers {
+                transition.owners.insert(key, id.clone());
+                touched.insert(key, Some(server));
+            }
+            for address in old.addresses {
+                *counts.entry(address).or_default() -= 1;
+            }
+            for address in new.addresses {
+                *counts.entry(address).or_default() += 1;
+            }
+            let udp = group.iter().flat_map(|group| &group.udp_ports);
+            serving.extend(udp.flat_map(|port| &port.serving));
+        }
+        for (key, wanted) in touched {
+            self.change(key, wanted.as_ref(), &serving, &mut transition);
+        }
+        self.count(counts, &mut transition);
+        transition
+    }
+
+    /// Lets go what the kernel holds of ours and nobody asks for.
+    pub fn drain_rest(&mut self, transition: &mut Transition) {
+        for key in self.unwanted() {
+            self.change(key, None, &BTreeSet::new(), transition);
+        }
+    }
+
+    /// Virtual servers that nobody asks for any more.
+    pub fn unwanted(&self) -> Vec<VirtualServerKey> {
+        self.held.iter().filter(|(_, held)| !held.is_wanted).map(|(key, _)| *key).collect()
+    }
+
+    /// Virtual servers that have destinations on their way out, or that are so themselves.
+    pub fn draining(&self) -> Vec<VirtualServerKey> {
+        let is_draining = |held: &Held| !held.is_wanted || held.drains();
+        self.held.iter().filter(|(_, held)| is_draining(held)).map(|(key, _)| *key).collect()
+    }
+
+    /// Takes away those destinations of a virtual server that go and that have no connection any more,
+    /// and the server after its last.
+    pub fn finish(
+        &mut self,
+        key: VirtualServerKey,
+        is_used: impl Fn(SocketAddr) -> bool,
+        losses: &mut Vec<Operation>,
+    ) {
+        let Some(held) = self.held.get_mut(&key) else { return };
+        held.destinations.retain(|address, weight| {
+            let stays = *weight != DRAINS || is_used(*address);
+            if !stays {
+                losses.push(Operation::DeleteDestination(key, *address));
+            }
+            stays
+        });
+        if held.destinations.is_empty() && !held.is_wanted {
+            losses.push(Operation::DeleteServer(key));
+            self.held.remove(&key);
+        }
+    }
+
+    /// Whether a virtual address can go: no virtual server stands at it.
+    pub fn is_free(&self, address: IpAddr) -> bool {
+        !self.addresses.contains_key(&address)
+            && !self.held.keys().any(|key| {
+                matches!(key, VirtualServerKey::Address { address: at, .. } if at.ip() == address)
+            })
+    }
+
+    /// Makes a virtual server what is wanted.
+    fn change(
+        &mut self,
+        key: VirtualServerKey,
+        wanted: Option<&Server>,
+        serving: &BTreeSet<SocketAddr>,
+        transition: &mut Transition,
+    ) {
+        let held = match (self.held.get_mut(&key), wanted) {
+            (Some(held), _) => held,
+            (None, None) => return,
+            (None, Some(server)) => {
+                transition.gains.push(Operation::AddServer(server.server));
+                self.held.entry(key).or_insert(Held {
+                    server: Some(server.server),
+                    destinations: BTreeMap::new(),
+                    is_udp: false,
+                    is_wanted: true,
+                })
+            }
+        };
+        held.is_wanted = wanted.is_some();
+        let none = BTreeSet::new();
+        if let Some(server) = wanted {
+            held.is_udp = server.protocol == Protocol::Udp;
+            if held.server != Some(server.server) {
+                transition.gains.push(Operation::ChangeServer(server.server));
+                held.server = Some(server.server);
+            }
+        }
+        let destinations = wanted.map_or(&none, |server| &server.destinations);
+        for address in destinations {
+            let destination = Destination { address: *address, weight: TAKES };
+            match held.destinations.insert(*address, TAKES) {
+                Some(TAKES) => {}
+                Some(_) => {
+                    transition.gains.push(Operation::ChangeDestination(key, destination));
+                }
+                None => transition.gains.push(Operation::AddDestination(key, destination)),
+            }
+        }
+        let is_udp = held.is_udp;
+        held.destinations.retain(|address, weight| {
+            if destinations.contains(address) {
+                return true;
+            }
+            // A UDP client has no connection to lose, and as long as it sends it would stay.
+            if is_udp && !serving.contains(address) {
+                transition.losses.push(Operation::DeleteDestination(key, *address));
+                return false;
+            }
+            if *weight != DRAINS {
+                *weight = DRAINS;
+                let destination = Destination { address: *address, weight: DRAINS };
+                transition.losses.push(Operation::ChangeDestination(key, destination));
+            }
+            true
+        });
+        if held.destinations.is_empty() && !held.is_wanted {
+            transition.losses.push(Operation::DeleteServer(key));
+            self.held.remove(&key);
+        }
+    }
+
+    fn count(&mut self, counts: BTreeMap<IpAddr, isize>, transition: &mut Transition) {
+        for (address, by) in counts {
+            let before = self.addresses.get(&address).copied().unwrap_or(0);
+            match before.saturating_add_signed(by) {
+                0 => {
+                    if self.addresses.remove(&address).is_some() {
+                        transition.left.insert(address);
+                    }
+                }
+                now => {
+                    if self.addresses.insert(address, now).is_none() {
+                        transition.came.insert(address);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Transition {
+    /// The number of operations.
+    pub fn operations(&self) -> usize {
+        self.gains.len() + self.losses.len() + self.came.len()
+    }
+}
