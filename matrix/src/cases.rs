@@ -67,9 +67,10 @@ impl Chapter {
 }
 
 impl Row {
-    /// The function that tests it where it is no matter of packets.
+    /// The packet test that tests it. Functions of other tests may have the same name.
     pub(crate) fn test(&self) -> Option<&str> {
-        self.tested_by.as_deref()?.split(' ').nth(1)
+        let (file, function) = self.tested_by.as_deref()?.split_once(' ')?;
+        file.split('/').any(|part| part == "packets").then_some(function)
     }
 }
 
@@ -80,12 +81,14 @@ mod tests {
     #[test]
     fn a_chapter_is_called_by_its_first_sentence() {
         let text = "# Session\n# affinity. README.md says more.\n\n- id: H1\n  says: a client stays\n  \
-                    packets: [x]\n- {id: H2, says: more, tested_by: some/file.rs a_test}\n";
+                    packets: [x]\n- {id: H2, says: more, tested_by: packets/a.rs a_test}\n\
+                    - {id: H3, says: more, tested_by: src/a.rs a_test}\n";
         let chapter = Chapter::parse("h-affinity", text).unwrap();
         assert_eq!((chapter.letter.as_str(), chapter.title.as_str()), ("H", "Session affinity"));
         assert_eq!(chapter.rows[0].says, "a client stays");
         assert_eq!(chapter.rows[0].test(), None);
         assert_eq!(chapter.rows[1].test(), Some("a_test"));
+        assert_eq!(chapter.rows[2].test(), None);
         let error = Chapter::parse("h-affinity", "- {id: H1, says: x}\n").unwrap_err();
         assert!(error.to_string().contains("comment"), "{error}");
     }
