@@ -33,6 +33,9 @@ struct Arguments {
     /// The page, which has two lines that the tables go between.
     #[arg(long, value_name = "FILE", default_value = "docs/dataplanes.md")]
     page: PathBuf,
+    /// The commit that was tested.
+    #[arg(long, value_name = "COMMIT")]
+    commit: String,
     /// Why there is no result of a data plane. Where there are some, nothing is said of it.
     #[arg(long, value_name = "PLANE=WHY", value_parser = parse_absent)]
     absent: Vec<(Plane, String)>,
@@ -70,10 +73,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<usize> {
     }
     ensure!(!results.is_empty(), "no result is in any file");
     let matrix = Matrix::new(&chapters, &results, &arguments.absent)?;
-    let made = Made {
-        date: say("date", &["-u", "+%Y-%m-%d"])?,
-        commit: say("git", &["describe", "--always", "--dirty"])?,
-    };
+    let made = Made { date: say("date", &["-u", "+%Y-%m-%d"])?, commit: arguments.commit.clone() };
     page::update(&arguments.page, &made, &matrix)?;
     Ok(matrix.failures())
 }
