@@ -15,12 +15,23 @@ TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
 # Kernels that tests are also run under, and what that takes.
 KERNELS := 6.1 6.12
 VM_COMMANDS := qemu-system-x86_64 busybox depmod xz
+# Programs that the packet tests run there. Of iptables, the VM takes all that belong to it.
+PACKET_COMMANDS := nft ip ping iptables ip6tables conntrack
+# Data planes that are tested there. Leaving out those that write by iptables keeps it short.
+VM_PLANES := nftables,ipvs
 # Cargo runs tests by this program. It starts it in the directory of their crate.
-VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* \
-	--command nft --command ip --command ping --file $(CURDIR)/crates --file $(CURDIR)/tests \
-	--env PORTOLAN_PATIENCE=3 --
+VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 1200 \
+	$(PACKET_COMMANDS:%=--command %) --file $(CURDIR)/crates --file $(CURDIR)/tests \
+	--env PORTOLAN_PATIENCE=3 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS) --
 
-.PHONY: help run build test test-unit test-e2e test-vm bench bench-quick lint format clean
+# Where the matrix of data planes has what its runs say.
+RESULTS := $(CURDIR)/target/dataplanes
+# Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
+NATIVE_PLANES := nftables,iptables-nft,iptables-legacy
+# Why there is nothing of a data plane.
+MATRIX_FLAGS := --absent "ipvs=Portolan does not program it yet"
+
+.PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,10 +60,33 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 test-vm: $(KERNELS:%=test-vm-%) ## Run the data plane's tests under older kernels, in a VM (no KVM needed).
 
 test-vm-%:
-	@scripts/install-packages cc $(VM_COMMANDS) nft ip ping
+	@scripts/install-packages cc $(VM_COMMANDS) $(PACKET_COMMANDS)
 	@scripts/fetch-kernel $*
 	$(CARGO) build -p vm
 	$(CARGO) test -p dataplane --test packets --config 'target."cfg(all())".runner = "$(VM)"'
+
+# What is tested is the commit that this begins at. The page is written also if something failed, and says it;
+# then this fails. A run that left no results at all ends it at once.
+dataplanes: COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+dataplanes: $(RESULTS)/native.jsonl $(KERNELS:%=$(RESULTS)/vm-%.jsonl) ## Test every data plane, also in VMs, and write docs/dataplanes.md (root).
+	$(CARGO) run -p matrix -- --commit $(COMMIT) $(MATRIX_FLAGS) $^
+	@! ls $(RESULTS)/*.failed 2>/dev/null
+
+$(RESULTS)/native.jsonl: FORCE
+	@scripts/install-packages cc $(PACKET_COMMANDS)
+	@mkdir -p $(RESULTS)
+	@rm -f $@ $@.failed
+	$(CARGO) test -p dataplane --test packets --no-run
+	PORTOLAN_RESULTS=$@ PORTOLAN_PLANES=$(NATIVE_PLANES) $(CARGO) test -p dataplane --test packets || touch $@.failed
+	@test -s $@
+
+$(RESULTS)/vm-%.jsonl: FORCE
+	@mkdir -p $(RESULTS)
+	@rm -f $@ $@.failed
+	$(MAKE) test-vm-$* VM_FLAGS="--env PORTOLAN_RESULTS=/run/results --fetch /run/results=$@" || touch $@.failed
+	@test -s $@
+
+FORCE:
 
 bench: ## Measure all and write docs/performance.md (root, half an hour). PEER=FILE adds a kube-proxy.
 	@scripts/install-packages cc $(BENCH_COMMANDS)

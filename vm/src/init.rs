@@ -3,10 +3,13 @@
 //!
 //! It speaks on serial ports, which every kernel has built in. The first is the kernel's console, the
 //! second has what the program writes, and on the third the script itself says lines: [`STARTED`],
-//! then [`EXIT`] with a number, or [`FAILED`] with a reason.
+//! then [`EXIT`] with a number, or [`FAILED`] with a reason. The fourth has files that are asked for
+//! (see [`crate::fetch`]).
 
 use std::fmt::Write;
 use std::path::Path;
+
+use crate::fetch::{ABSENT, FILE, Fetch};
 
 /// The script runs.
 pub(crate) const STARTED: &str = "started";
@@ -28,6 +31,8 @@ pub(crate) struct Task<'a> {
     pub(crate) modules: &'a [String],
     /// The directory that it is run in, if it is there.
     pub(crate) directory: &'a Path,
+    /// Files that are copied out of the machine after it has ended.
+    pub(crate) fetches: &'a [Fetch],
 }
 
 /// The script, for a shell that is at `busybox`.
@@ -48,6 +53,14 @@ pub(crate) fn script(busybox: &Path, task: &Task<'_>) -> String {
         script += &quote(argument);
     }
     script += " </dev/null >/run/output 2>&1\n";
+    script += STOP;
+    for fetch in task.fetches {
+        let path = quote(&fetch.path);
+        let _ = writeln!(
+            script,
+            "if [ -f {path} ]; then echo \"{FILE}$(stat -L -c %s {path})\"; cat {path}; else echo {ABSENT}; fi >/dev/ttyS3"
+        );
+    }
     script += END;
     script
 }
@@ -63,6 +76,7 @@ mount -t devtmpfs devtmpfs /dev
 exec </dev/null >/dev/console 2>&1
 stty -F /dev/ttyS1 raw
 stty -F /dev/ttyS2 raw
+stty -F /dev/ttyS3 raw
 exec 3>/dev/ttyS2
 say() { echo "$*" >&3; }
 end() { exec 3>&-; reboot -f; }
@@ -90,13 +104,16 @@ reader=$!
 
 /// What the program has left running holds the pipe open, and is ended so that it can be read to its
 /// end.
-const END: &str = r#"code=$?
+const STOP: &str = r#"code=$?
 for process in /proc/[0-9]*; do
     process=${process#/proc/}
     [ "$process" = 1 ] || [ "$process" = "$reader" ] || kill -9 "$process" 2>/dev/null
 done
 wait "$reader"
-say "exit $code"
+"#;
+
+/// Closing a serial port waits until all that was written has gone out, so this comes after everything.
+const END: &str = r#"say "exit $code"
 end
 "#;
 
@@ -112,7 +129,7 @@ mod tests {
     fn lines(task: &Task<'_>) -> Vec<String> {
         let script = script(Path::new("/usr/bin/busybox"), task);
         let own = script.split_once(PREPARE).unwrap().1.split_once(END).unwrap().0;
-        own.lines().map(str::to_owned).collect()
+        own.replace(STOP, "").lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -123,12 +140,14 @@ mod tests {
             environment: &["A=b c".to_owned()],
             modules: &["ip_vs".to_owned()],
             directory: Path::new("/tmp"),
+            fetches: &["/run/it's=x".parse().unwrap()],
         };
         let expected = [
             "load 'ip_vs'",
             "export 'A=b c'",
             "cd '/tmp' 2>/dev/null",
             r#"'/tmp/my program' 'it'\''s' '$HOME `x` "y"' '' </dev/null >/run/output 2>&1"#,
+            r#"if [ -f '/run/it'\''s' ]; then echo "file $(stat -L -c %s '/run/it'\''s')"; cat '/run/it'\''s'; else echo absent; fi >/dev/ttyS3"#,
         ];
         assert_eq!(lines(&task), expected);
     }
@@ -143,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_script_says_what_is_listened_for() {
-        let whole = [PREPARE, END].concat();
+        let whole = [PREPARE, STOP, END].concat();
         for word in [STARTED, EXIT, FAILED] {
             let said = whole.lines().any(|line| {
                 let line = line.trim_start();

@@ -6,6 +6,7 @@
 //! Start reading at [`run`].
 
 mod cpio;
+mod fetch;
 mod image;
 mod init;
 mod programs;
@@ -22,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use fetch::Fetch;
 use image::Image;
 use init::Task;
 use qemu::{Ended, Machine};
@@ -69,6 +71,11 @@ struct Run {
     /// A file that the program reads, or a directory, which has the same path in the VM.
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<PathBuf>,
+    /// A file that the program leaves in the VM, copied out after its end, however it ends.
+    ///
+    /// FILE is removed before, so what is there afterwards is of this run.
+    #[arg(long = "fetch", value_name = "PATH=FILE")]
+    fetches: Vec<Fetch>,
     /// Where to keep what the kernel says.
     #[arg(long, value_name = "FILE")]
     console: Option<PathBuf>,
@@ -103,6 +110,7 @@ fn run(arguments: &Run) -> anyhow::Result<Ended> {
     for variable in &arguments.env {
         ensure!(variable.split_once('=').is_some(), "--env {variable}: it has to be NAME=VALUE");
     }
+    fetch::prepare(&arguments.fetches)?;
     programs::find(Path::new("qemu-system-x86_64"))?;
     let kernel = arguments.kernel.join("vmlinuz");
     ensure!(kernel.is_file(), "{} is not there: scripts/fetch-kernel fetches it", kernel.display());
@@ -135,6 +143,14 @@ fn run(arguments: &Run) -> anyhow::Result<Ended> {
     }
     let ended = ended?;
     kept?;
+    if let Ended::Code(code) = ended {
+        let sent = fs::read(machine.files()).context("read what the VM sent of files")?;
+        match fetch::write(&arguments.fetches, &sent) {
+            // A program that failed says more by its own exit code.
+            Err(error) if code != 0 => eprintln!("vm: {error:#}"),
+            fetched => fetched?,
+        }
+    }
     Ok(ended)
 }
 
@@ -171,6 +187,7 @@ fn image(arguments: &Run, scratch: &Path) -> anyhow::Result<Image> {
         environment: &arguments.env,
         modules: &arguments.modules,
         directory: &std::env::current_dir().context("the directory that we are in")?,
+        fetches: &arguments.fetches,
     };
     image.make(Path::new("/init"), 0o755, init::script(&busybox, &task));
     Ok(image)

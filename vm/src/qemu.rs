@@ -73,10 +73,15 @@ impl Machine<'_> {
         self.directory.join("console")
     }
 
+    /// The file with the files that were asked for, as the first process sends them.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.directory.join("files")
+    }
+
     /// Runs it to its end. What the program writes goes to `out` as it comes.
     pub(crate) fn run(&self, signals: &SignalFd, out: &mut impl Write) -> anyhow::Result<Ended> {
         let (output, verdict) = (self.directory.join("output"), self.directory.join("verdict"));
-        for file in [&output, &verdict, &self.console()] {
+        for file in [&output, &verdict, &self.console(), &self.files()] {
             File::create(file).with_context(|| format!("create {}", file.display()))?;
         }
         let mut output = File::open(&output).context("read what the program writes")?;
@@ -91,7 +96,7 @@ impl Machine<'_> {
             let text = fs::read_to_string(&verdict).context("read how the program ended")?;
             let verdict = Verdict::of(&text);
             match (verdict, status) {
-                // It says this after all output has gone out.
+                // It says this after all output and files have gone out.
                 (Verdict::Exit(code), _) => {
                     copy(&mut output, out)?;
                     return Ok(Ended::Code(code));
@@ -126,7 +131,7 @@ impl Machine<'_> {
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
         command.args(["-append", KERNEL_COMMAND_LINE]);
-        for name in ["console", "output", "verdict"] {
+        for name in ["console", "output", "verdict", "files"] {
             command.args(["-serial", &file(name)]);
         }
         let complaints = File::create(self.complaints()).context("create a file for QEMU")?;

@@ -41,17 +41,15 @@ impl Drop for StopAtEnd<'_> {
 /// connections and repetitions there were; fails on the first connection that does.
 pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
     let stop = AtomicBool::new(false);
-    let made = AtomicUsize::new(0);
+    let connections = AtomicUsize::new(0);
     let connect = |from: &crate::hosts::Host, to: &str, port: u16| {
-        let mut connections = 0;
         while !stop.load(Ordering::Relaxed) {
             if let Err(error) = from.tcp(to, port) {
-                panic!("{what}: connection {connections}: {error}; {}", hosts.counters());
+                let number = connections.load(Ordering::Relaxed);
+                panic!("{what}: connection {number}: {error}; {}", hosts.counters());
             }
-            connections += 1;
-            made.fetch_add(1, Ordering::Relaxed);
+            connections.fetch_add(1, Ordering::Relaxed);
         }
-        connections
     };
     thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
@@ -59,22 +57,22 @@ pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
         let pod = scope.spawn(|| connect(&hosts.pod_d, VIP, 80));
         let start = Instant::now();
         let mut repetitions = 0;
+        let is_enough =
+            |repetitions| connections.load(Ordering::Relaxed) > ENOUGH.0 && repetitions > ENOUGH.1;
         let goes_on = |repetitions| match start.elapsed() {
             elapsed if elapsed < DURATION => true,
-            elapsed => {
-                let made = made.load(Ordering::Relaxed);
-                elapsed < LIMIT && (made <= ENOUGH.0 || repetitions <= ENOUGH.1)
-            }
+            elapsed => elapsed < LIMIT && !is_enough(repetitions),
         };
         while goes_on(repetitions) && !outside.is_finished() && !pod.is_finished() {
             work();
             repetitions += 1;
         }
         stop.store(true, Ordering::Relaxed);
-        let connections = outside.join().unwrap() + pod.join().unwrap();
-        say!("{what}: {connections} connections, none lost, {repetitions} times");
-        let is_enough = connections > ENOUGH.0 && repetitions > ENOUGH.1;
-        assert!(is_enough, "{connections}, {repetitions}");
+        outside.join().unwrap();
+        pod.join().unwrap();
+        let number = connections.load(Ordering::Relaxed);
+        say!("{what}: {number} connections, none lost, {repetitions} times");
+        assert!(is_enough(repetitions), "{number}, {repetitions}");
     });
 }
 

@@ -1,9 +1,22 @@
 //! The data planes that tests run on: each test is written once, and run on every one.
 //!
-//! What was run and how it ended is kept where `PORTOLAN_RESULTS` says, one line of JSON for each test and
-//! data plane; docs/dataplanes.md is made of it.
+//! What was run and how it ended is kept where `PORTOLAN_RESULTS` says, and docs/dataplanes.md is made of
+//! it. Each line is JSON: the `test` or the `row` (its id in the table of cases, with `family` and
+//! `protocol`), the `plane`, the `kernel` (as uname -r says it), and the `outcome` with `why`:
+//!
+//! | outcome | why |
+//! |---|---|
+//! | passed | what of it was left out; mostly nothing was |
+//! | failed | what was wrong |
+//! | not run | what it would take |
+//! | not possible | what the data plane can't do |
+//!
+//! `PORTOLAN_PLANES` names the data planes that are to be tested, as in `nftables,ipvs`; of others nothing
+//! is kept.
 
-use std::fs::OpenOptions;
+use std::any::Any;
+use std::env;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -11,7 +24,27 @@ use dataplane::Backend;
 use dataplane::iptables::{Flavour, Iptables};
 use dataplane::ipvs::{Ipvs, Scheduler};
 use dataplane::nftables::Nftables;
+use model::{Family, Protocol};
 use serde_json::json;
+
+/// All names of data planes, as the matrix calls them, also of those that can't be opened yet.
+pub(crate) const NAMES: [&str; 4] = ["nftables", "iptables-nft", "iptables-legacy", "ipvs"];
+
+/// Tests that a data plane can't pass, each with the reason. They are not run on it. What rows of the
+/// table are not possible stands in the rows (`not_on`).
+const NOT_POSSIBLE: &[(Plane, &str, &str)] = &[
+    (
+        Plane::Ipvs,
+        "a_silent_client_is_forgotten_after_the_timeout",
+        "IPVS counts a client's timeout from the end of its last connection, of which it keeps TCP's \
+         for two minutes more",
+    ),
+    (
+        Plane::Ipvs,
+        "frontends_of_a_port_share_affinity",
+        "IPVS remembers clients for each virtual server: a ClusterIP and a node port do not share it",
+    ),
+];
 
 /// A data plane, as tests see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +53,29 @@ pub(crate) enum Plane {
     IptablesNft,
     IptablesLegacy,
     Ipvs,
+}
+
+/// What has an outcome.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    /// A test, by its name.
+    Test(&'a str),
+    /// A row of the table of cases, in one family and with one protocol for what it leaves open.
+    Row { id: &'a str, family: Family, protocol: Protocol },
+}
+
+/// How something ended on a data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It is as it should be, as far as it was run: what was left out is said.
+    Passed {
+        without: Option<String>,
+    },
+    Failed(String),
+    /// Nothing of it was run.
+    NotRun(String),
+    /// The data plane can't do it, by its nature.
+    NotPossible(String),
 }
 
 /// Makes a test of each function for every data plane: `name::nftables`, `name::iptables_nft`, ...
@@ -53,10 +109,15 @@ macro_rules! on_every_plane {
 pub(crate) use on_every_plane;
 
 impl Plane {
-    /// All that can be tried here.
+    /// All that are to be tested.
     pub(crate) fn all() -> Vec<Plane> {
         let all = [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs];
-        all.into_iter().filter(|plane| plane.is_missing().is_none()).collect()
+        let is_there = |plane: &Plane| plane.is_wanted() && plane.is_missing().is_none();
+        all.into_iter().filter(is_there).collect()
+    }
+
+    fn is_wanted(self) -> bool {
+        env::var("PORTOLAN_PLANES").map_or(true, |names| is_among(self.name(), &names))
     }
 
     /// As the matrix calls it.
@@ -102,27 +163,102 @@ impl Plane {
         (self == Plane::Ipvs && !has_ipvs()).then_some("this kernel has no IPVS")
     }
 
-    /// Runs a test on it and keeps how it ended.
+    /// Runs a test on it and keeps how it ended, if the data plane is wanted and can pass it.
     pub(crate) fn test(self, name: &str, body: impl FnOnce(Plane)) {
-        if let Some(why) = self.is_missing() {
-            say!("{name} on {}: not run here: {why}", self.name());
-            return self.record(name, "not run", Some(why));
+        let subject = Subject::Test(name);
+        if !self.is_wanted() {
+            say!("{name}: PORTOLAN_PLANES leaves out {}", self.name());
+        } else if let Some(why) = self.obstacle(name) {
+            say!("{name}: not possible on {}: {why}", self.name());
+            self.record(subject, &Ending::NotPossible(why.to_owned()));
+        } else if let Some(why) = self.is_missing() {
+            say!("{name}: not run here on {}: {why}", self.name());
+            self.record(subject, &Ending::NotRun(why.to_owned()));
+        } else {
+            self.attempt(subject, || {
+                body(self);
+                Ending::Passed { without: None }
+            });
         }
-        match catch_unwind(AssertUnwindSafe(|| body(self))) {
-            Ok(()) => self.record(name, "passed", None),
+    }
+
+    /// Why it can't pass a test.
+    fn obstacle(self, test: &str) -> Option<&'static str> {
+        let of_this = |(plane, name, _): &&(Plane, &str, &str)| *plane == self && *name == test;
+        NOT_POSSIBLE.iter().find(of_this).map(|(_, _, why)| *why)
+    }
+
+    /// Runs something on it and keeps how it ended; a panic is a failure and goes on.
+    pub(crate) fn attempt(self, subject: Subject<'_>, body: impl FnOnce() -> Ending) {
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(ending) => self.record(subject, &ending),
             Err(panic) => {
-                self.record(name, "failed", None);
+                self.record(subject, &Ending::Failed(said(&*panic)));
                 resume_unwind(panic);
             }
         }
     }
 
     /// Keeps how something ended on it, for the matrix.
-    pub(crate) fn record(self, what: &str, outcome: &str, why: Option<&str>) {
-        let Ok(file) = std::env::var("PORTOLAN_RESULTS") else { return };
-        let line = json!({"what": what, "plane": self.name(), "outcome": outcome, "why": why});
+    pub(crate) fn record(self, subject: Subject<'_>, ending: &Ending) {
+        let Ok(file) = env::var("PORTOLAN_RESULTS") else { return };
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let (outcome, why) = match ending {
+            Ending::Passed { without } => ("passed", without.as_ref()),
+            Ending::Failed(why) => ("failed", Some(why)),
+            Ending::NotRun(why) => ("not run", Some(why)),
+            Ending::NotPossible(why) => ("not possible", Some(why)),
+        };
+        let mut line =
+            json!({"plane": self.name(), "kernel": kernel.trim(), "outcome": outcome, "why": why});
+        match subject {
+            Subject::Test(name) => line["test"] = name.into(),
+            Subject::Row { id, family, protocol } => {
+                line["row"] = id.into();
+                line["family"] = if family == Family::V4 { "IPv4" } else { "IPv6" }.into();
+                line["protocol"] = protocol.to_string().into();
+            }
+        }
         let mut file = OpenOptions::new().create(true).append(true).open(&file).unwrap();
         // In one piece: tests run side by side.
         file.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
+}
+
+/// Whether a data plane is in a list of names, which may name no others than there are: whoever mistypes
+/// one would take the rest for everything.
+fn is_among(name: &str, names: &str) -> bool {
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let unknown = names.iter().find(|name| !NAMES.contains(name));
+    assert!(unknown.is_none(), "PORTOLAN_PLANES: {unknown:?} is none of {}", NAMES.join(", "));
+    names.contains(&name)
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}
+
+#[test]
+fn every_test_that_is_not_possible_says_why() {
+    for (plane, test, why) in NOT_POSSIBLE {
+        assert!(!why.trim().is_empty(), "{test} is not possible on {plane:?}, but why?");
+    }
+}
+
+#[test]
+fn planes_are_chosen_by_their_names() {
+    assert!(is_among("ipvs", "nftables, ipvs"));
+    assert!(!is_among("iptables-nft", "nftables,ipvs"));
+    let mistyped = catch_unwind(|| is_among("nftables", "nftables,iptables")).unwrap_err();
+    assert!(said(&*mistyped).contains("iptables-legacy"), "{}", said(&*mistyped));
+}
+
+#[test]
+fn what_a_test_panicked_with_is_kept() {
+    let kept = |body: fn()| said(&*catch_unwind(body).unwrap_err());
+    assert_eq!(kept(|| panic!("plain")), "plain");
+    assert_eq!(kept(|| panic!("{} words", 2)), "2 words");
+    assert_eq!(kept(|| std::panic::panic_any(7)), "it panicked");
 }

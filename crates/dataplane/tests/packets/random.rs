@@ -172,7 +172,7 @@ fn the_kernel_does_what_trace_says(plane: Plane) {
         let file = std::env::temp_dir().join("portolan-failing-case.yaml");
         std::fs::write(&file, serde_saphyr::to_string(&[&row]).unwrap()).unwrap();
         Err(TestCaseError::fail(format!(
-            "{failures:?}\nreplay: PORTOLAN_CASES={} cargo test -p dataplane --test packets cases::on_the_kernel",
+            "{failures:?}\nreplay: PORTOLAN_CASES={} cargo test -p dataplane --test packets cases::all_rows",
             file.display()
         )))
     });

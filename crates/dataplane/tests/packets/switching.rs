@@ -41,6 +41,10 @@ fn round() -> Vec<Plane> {
 
 #[test]
 fn nothing_is_lost_when_data_planes_are_exchanged() {
+    if Plane::all().len() < 2 {
+        say!("PORTOLAN_PLANES leaves nothing to exchange");
+        return;
+    }
     let hosts = Hosts::new();
     let world = cluster(json!({}), &[POD_A, POD_B]);
     let start = || Sync::start(Plane::Nftables.open(), plan_of(&world), Box::new(())).unwrap();

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Protocol;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
@@ -173,8 +173,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 impl Server {
     /// Listens in the calling thread's network namespace.
     pub(crate) fn start(address: SocketAddr) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address)?;
-        let udp = UdpSocket::bind(address)?;
+        let tcp = bind(|| TcpListener::bind(address))?;
+        let udp = bind(|| UdpSocket::bind(address))?;
         udp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_nonblocking(true)?;
         let ending = Arc::new(AtomicBool::new(false));
@@ -209,6 +209,23 @@ impl Server {
             }
         });
         Ok(Self { ending, threads: vec![accepting, answering] })
+    }
+}
+
+/// Binds as soon as it can be done. Commands are started all the time, and until a new process has become
+/// its command, it holds what this one had open: also the socket of a server that has ended meanwhile.
+fn bind<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let started = Instant::now();
+    loop {
+        match bind() {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && started.elapsed() < PATIENCE * 10 =>
+            {
+                thread::sleep(PATIENCE / 10);
+            }
+            bound => return bound,
+        }
     }
 }
 

@@ -315,7 +315,11 @@ impl Check<'_> {
             host.add_address(to.ip());
         }
         let server = (!is_served).then(|| host.serve(to));
-        let answer = self.ask(to, clients, LIMIT);
+        let mut answer = self.ask(to, clients, LIMIT);
+        // A named client is not asked twice by itself, and this address has come just now.
+        if beyond && answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            answer = self.ask(to, clients, LIMIT);
+        }
         drop(server);
         if beyond {
             host.remove_address(to.ip());

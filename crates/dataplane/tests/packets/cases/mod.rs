@@ -14,7 +14,7 @@ use model::{Family, Protocol};
 use row::{Row, table};
 use scene::Variant;
 
-use crate::planes::{Plane, on_every_plane};
+use crate::planes::{Ending, Plane, Subject, on_every_plane};
 
 /// What was run, for the test's output.
 #[derive(Debug, Default)]
@@ -29,6 +29,25 @@ struct Tally {
 impl Tally {
     fn skip(&mut self, why: &str) {
         *self.not_run.entry(why.to_owned()).or_default() += 1;
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.rows += other.rows;
+        self.packets += other.packets;
+        for (why, count) in other.not_run {
+            *self.not_run.entry(why).or_default() += count;
+        }
+        self.failures.extend(other.failures);
+    }
+
+    /// How it ended altogether.
+    fn ending(&self) -> Ending {
+        let left_out = || self.not_run.keys().cloned().collect::<Vec<_>>().join("; ");
+        match (self.failures.is_empty(), self.packets) {
+            (false, _) => Ending::Failed(self.failures.join("; ")),
+            (true, 0) => Ending::NotRun(left_out()),
+            (true, _) => Ending::Passed { without: Some(left_out()).filter(|why| !why.is_empty()) },
+        }
     }
 
     /// Prints the numbers, and fails if a packet went wrong.
@@ -66,18 +85,34 @@ fn on_the_fake() {
     each(&Family::ALL, fake::run).report("fake");
 }
 
-on_every_plane!(on_the_kernel_with_ipv4, on_the_kernel_with_ipv6);
+on_every_plane!(all_rows_of_the_table_in_ipv4, all_rows_of_the_table_in_ipv6);
 
-fn on_the_kernel_with_ipv4(plane: Plane) {
-    let mut runner = kernel::Runner::new(plane);
-    each(&[Family::V4], |row, variant, tally| runner.run(row, variant, tally))
-        .report(&format!("{} IPv4", plane.name()));
+fn all_rows_of_the_table_in_ipv4(plane: Plane) {
+    on_the_kernel(plane, Family::V4).report(&format!("{} IPv4", plane.name()));
 }
 
-fn on_the_kernel_with_ipv6(plane: Plane) {
-    let mut runner = kernel::Runner::new(plane);
-    each(&[Family::V6], |row, variant, tally| runner.run(row, variant, tally))
-        .report(&format!("{} IPv6", plane.name()));
+fn all_rows_of_the_table_in_ipv6(plane: Plane) {
+    on_the_kernel(plane, Family::V6).report(&format!("{} IPv6", plane.name()));
+}
+
+/// Runs the rows that a data plane can do, and keeps how each of them ended.
+fn on_the_kernel(plane: Plane, family: Family) -> Tally {
+    let mut runner = Runner::new(plane);
+    each(&[family], |row, variant, tally| {
+        let Variant { family, protocol } = variant;
+        let subject = Subject::Row { id: &row.id, family, protocol };
+        if let Some(why) = row.not_on.get(plane.name()) {
+            tally.skip(&format!("{} is not possible: {why}", row.id));
+            plane.record(subject, &Ending::NotPossible(why.clone()));
+            return;
+        }
+        let mut own = Tally::default();
+        plane.attempt(subject, || {
+            runner.run(row, variant, &mut own);
+            own.ending()
+        });
+        tally.add(own);
+    })
 }
 
 /// Every row runs somewhere or says why it can't, and no id stands twice.
@@ -108,6 +143,18 @@ fn every_row_is_run_or_accounted_for() {
         }
     }
     say!("{} rows: {elsewhere} with tests of their own, {cannot} can't be run", ids.len());
+}
+
+/// A row has passed only if some packet of it has run.
+#[test]
+fn what_did_not_run_has_not_passed() {
+    let mut tally = Tally::default();
+    tally.skip("no sockets");
+    assert_eq!(tally.ending(), Ending::NotRun("no sockets".to_owned()));
+    tally.packets = 1;
+    assert_eq!(tally.ending(), Ending::Passed { without: Some("no sockets".to_owned()) });
+    tally.failures.push("it is lost".to_owned());
+    assert_eq!(tally.ending(), Ending::Failed("it is lost".to_owned()));
 }
 
 /// Runs a row in one variant with real packets. Answers what went wrong.

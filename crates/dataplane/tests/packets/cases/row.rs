@@ -5,8 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use model::{Family, Protocol};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+
+use crate::planes;
 
 /// A case: a cluster, packets, and what becomes of them; then changes and more packets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +36,13 @@ pub(crate) struct Row {
     /// Why it can't be run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cannot: Option<String>,
+    /// Data planes that can't do it, by name, and why. It is not run on them.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "reasons_by_plane"
+    )]
+    pub(crate) not_on: BTreeMap<String, String>,
 }
 
 /// A change and what packets do after it. What is not given stays.
@@ -231,6 +241,7 @@ impl Row {
             then: Vec::new(),
             tested_by: None,
             cannot: None,
+            not_on: BTreeMap::new(),
         }
     }
 
@@ -408,6 +419,24 @@ impl fmt::Display for Target {
     }
 }
 
+/// A reason for each data plane, of which there has to be one.
+fn reasons_by_plane<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let reasons = BTreeMap::<String, String>::deserialize(deserializer)?;
+    for (plane, why) in &reasons {
+        if !planes::NAMES.contains(&plane.as_str()) {
+            let names = planes::NAMES.join(", ");
+            return Err(D::Error::custom(format!("not_on: {plane} is none of {names}")));
+        }
+        if why.trim().is_empty() {
+            return Err(D::Error::custom(format!("not_on: {plane} has no reason")));
+        }
+    }
+    Ok(reasons)
+}
+
 fn parse_protocol(text: &str) -> Option<Protocol> {
     serde_json::from_value(text.to_uppercase().into()).ok()
 }
@@ -436,4 +465,18 @@ pub(crate) fn table() -> Vec<Row> {
         rows.extend(more);
     }
     rows
+}
+
+#[test]
+fn a_row_says_why_a_data_plane_can_not_do_it() {
+    let read = |not_on: &str| {
+        let text = format!("- {{id: A1, says: a word, not_on: {not_on}}}");
+        serde_saphyr::from_str::<Vec<Row>>(&text).map_err(|error| error.to_string())
+    };
+    let rows = read("{ipvs: it has no such thing}").unwrap();
+    assert_eq!(rows[0].not_on.get("ipvs").map(String::as_str), Some("it has no such thing"));
+    let refused = read("{ipvs: ' '}").unwrap_err();
+    assert!(refused.contains("ipvs has no reason"), "{refused}");
+    let refused = read("{ipsv: it has no such thing}").unwrap_err();
+    assert!(refused.contains("ipsv is none of nftables, "), "{refused}");
 }
