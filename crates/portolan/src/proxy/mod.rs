@@ -95,14 +95,15 @@ impl Followers {
 impl Proxy {
     /// A proxy that has programmed nothing yet.
     pub(crate) fn new(client: Client, settings: NodeSettings, choice: Choice) -> Self {
+        let in_force = InForce::new(choice.mode);
         Self {
             client,
             settings,
             choice,
-            in_force: InForce::new(choice.mode),
+            metrics: Metrics::new(in_force.clone()),
+            in_force,
             programmed: None,
             health: Health::default(),
-            metrics: Metrics::new(),
             takes_over: false,
             annotates: false,
             socket: None,
