@@ -4,6 +4,7 @@
 pub(crate) mod config;
 pub(crate) mod dataplane;
 mod describe;
+mod emptied;
 mod health;
 pub(crate) mod host;
 mod listeners;
@@ -237,7 +238,7 @@ impl Proxy {
             }
         }
         let mut status = sync.status();
-        let retire_others = dataplane::retire_others(self.choice);
+        let retire_others = running.clone().retire_others(self.choice);
         let takes_over = self.takes_over;
         self.tasks.spawn(async move {
             if status.wait_for(|status| status.generation > 0).await.is_ok() {
