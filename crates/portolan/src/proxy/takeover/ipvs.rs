@@ -100,7 +100,7 @@ fn kube_proxys_sets(names: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use std::num::NonZeroU32;
 
-    use kernel::ipvs::Transport;
+    use kernel::ipvs::{Scheduler, Transport, VirtualServer};
     use kernel::nftables::Family;
 
     use super::*;
@@ -135,6 +135,58 @@ mod tests {
         let all = theirs.into_iter().chain(others);
         let found: Vec<VirtualServerKey> = kube_proxys(all, &bound, &own).collect();
         assert_eq!(found, theirs);
+    }
+
+    /// In a network namespace of its own: needs root, and a kernel with IPVS, else it says so.
+    #[test]
+    fn a_kernel_is_left_without_kube_proxys_servers() {
+        let run = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("this test needs root: it makes a network namespace");
+            let Some(mut ipvs) = Ipvs::open().unwrap() else {
+                eprintln!("not run here: this kernel has no IPVS");
+                return;
+            };
+            let mut links = Rtnetlink::open().unwrap();
+            let node = links.set_up("lo").unwrap();
+            links.add_address(node.index, "192.0.2.1/32".parse().unwrap()).unwrap();
+            let add = |ipvs: &mut Ipvs, servers: &[VirtualServerKey]| {
+                let server =
+                    |key: &VirtualServerKey| VirtualServer::new(*key, Scheduler::RoundRobin);
+                let add: Vec<_> =
+                    servers.iter().map(|key| Operation::AddServer(server(key))).collect();
+                assert!(ipvs.apply(&add).unwrap().is_empty());
+            };
+            let keys = |ipvs: &mut Ipvs| {
+                let servers = ipvs.servers().unwrap();
+                servers.iter().map(|server| server.key()).collect::<HashSet<_>>()
+            };
+            let others = [
+                server(Transport::Tcp, "192.0.2.1:80"),
+                server(Transport::Tcp, "198.51.100.1:443"),
+            ];
+            let theirs = [
+                server(Transport::Tcp, "10.96.0.1:443"),
+                server(Transport::Udp, "[fd00:96::1]:53"),
+                server(Transport::Tcp, "192.0.2.1:30080"),
+            ];
+            add(&mut ipvs, &others);
+            add(&mut ipvs, &theirs);
+            assert!(virtual_servers().unwrap().is_empty(), "without the link all are others'");
+            assert_eq!(keys(&mut ipvs).len(), 5);
+
+            let link = links.ensure_dummy(LINK).unwrap();
+            for net in ["10.96.0.1/32", "fd00:96::1/128"] {
+                links.add_address(link.index, net.parse().unwrap()).unwrap();
+            }
+            let removed = virtual_servers().unwrap();
+            let lines = ["3 virtual servers of IPVS", "link kube-ipvs0 with 2 addresses"];
+            assert_eq!(removed, lines);
+            assert_eq!(keys(&mut ipvs), HashSet::from(others));
+            assert!(links.link(LINK).unwrap().is_none());
+            assert!(virtual_servers().unwrap().is_empty());
+        };
+        std::thread::scope(|scope| scope.spawn(run).join().unwrap());
     }
 
     #[test]
