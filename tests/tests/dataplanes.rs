@@ -30,9 +30,7 @@ fn services_work_by_either_iptables_and_outlive_the_proxy() {
     let vip = lab.field("service", "nginx-service", "{.spec.clusterIP}");
     let cluster_ip = format!("http://{vip}:30080/");
     let node_port = |port: u16| format!("http://172.31.0.2:{port}/");
-    let start = |mode: &[&str]| {
-        Proxy::start_with(&lab, &[&["--cluster-cidr", "10.244.0.0/16"], mode].concat())
-    };
+    let start = |mode: &[&str]| Proxy::start_confined(&lab, mode);
     let metrics =
         |path: &str| lab.curl(HOST, &format!("http://127.0.0.1:10249{path}")).expect_success();
     let iptables = |flavour| ["--proxy-mode", "iptables", "--iptables-backend", flavour];
@@ -87,6 +85,37 @@ fn services_work_by_either_iptables_and_outlive_the_proxy() {
             port = new;
         }
     }
+}
+
+#[test]
+fn nodes_of_a_lab_run_on_iptables_and_change_their_mind() {
+    let lab = Lab::up_with_examples_and(&["--dataplane", "iptables"]);
+    lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
+    let url = "http://172.31.0.11:30001/";
+    eventually("the node port answers", LIMIT, || lab.curl("outside", url).ok());
+    let explain = || {
+        let text = lab.portolan(&["explain", "--verify", "outside", "172.31.0.11:30001"]);
+        let text = text.expect_success();
+        for part in ["that of node-1 says the same", "it holds exactly what it should"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    };
+    explain();
+    let socket = format!("/run/portolan/lab/{}/node-1/portolan.sock", lab.name());
+    for (mode, other) in [("nftables", "iptables"), ("iptables", "nftables")] {
+        let said = lab.portolan(&["switch-dataplane", mode, "--socket", &socket]).expect_success();
+        assert_eq!(said, format!("the data plane is {mode} now, in the place of {other}"));
+        lab.curl("outside", url).expect_success();
+        explain();
+    }
+    // Others' changes are noticed in the data plane that is in force.
+    let script = "iptables -t nat -F PORTOLAN-SERVICES";
+    lab.exec("node-1", &["sh", "-c", script]).expect_success();
+    eventually("it is mended", LIMIT, || lab.curl("outside", url).ok());
+    eventually("the repair is counted", LIMIT, || {
+        let status = lab.portolan(&["status", "--socket", &socket]).expect_success();
+        if status.contains("1 changes by others") { Ok(()) } else { Err(status) }
+    });
 }
 
 #[test]

@@ -199,7 +199,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
         let load = traffic(&lab, "outside", &["connect", target, "500", "4"]);
         let flows = traffic(&lab, "outside", &["hold-tcp", target, "4"]);
         thread::sleep(SECOND);
-        let mut proxy = Proxy::start_confined(&lab);
+        let mut proxy = Proxy::start_confined(&lab, &[]);
         let rules = || {
             let saved = on_host("nft list tables; iptables-nft-save; iptables-legacy-save");
             match saved.contains("kube-proxy") || saved.contains("KUBE-") {
@@ -251,7 +251,7 @@ fn nothing_is_lost_while_one_data_plane_follows_another() {
     let target = "172.31.0.2:30080";
     for flavour in ["nft", "legacy"] {
         let flags = ["--cluster-cidr", "10.244.0.0/16", "--iptables-backend", flavour];
-        let _proxy = Proxy::start_with(&lab, &flags);
+        let mut proxy = Proxy::start_with(&lab, &flags);
         wait_for_answers(&lab, target);
         let switch = |mode: &str| switch_at(mode, &socket);
         let mode = || lab.curl(Proxy::HOST, "http://127.0.0.1:10249/proxyMode").expect_success();
@@ -262,8 +262,8 @@ fn nothing_is_lost_while_one_data_plane_follows_another() {
         let said = switch("nftables").expect_success();
         assert_eq!(said, "the data plane is nftables already");
 
-        let load = traffic(&lab, "outside", &["connect", target, "500", "8"]);
-        let flows = traffic(&lab, "outside", &["hold", target, "8"]);
+        let load = traffic(&lab, "outside", &["connect", target, "500", "10"]);
+        let flows = traffic(&lab, "outside", &["hold", target, "10"]);
         thread::sleep(SECOND);
         for (to, from) in
             [("iptables", "nftables"), ("nftables", "iptables"), ("iptables", "nftables")]
@@ -282,8 +282,23 @@ fn nothing_is_lost_while_one_data_plane_follows_another() {
             assert_eq!(rules.contains("table ip portolan"), to == "nftables", "{rules}");
             thread::sleep(SECOND);
         }
+        // The same by another process: it has not heard of the switch, and finds iptables.
+        for now in ["nftables", "iptables", "nftables"] {
+            drop(proxy);
+            proxy = Proxy::start_with(&lab, &[&flags[..], &["--proxy-mode", now]].concat());
+            eventually("nothing is left of the one before", LIMIT, || {
+                let rules = rules();
+                let is = |ours: &str| rules.contains(ours);
+                match (is("table ip portolan"), is("PORTOLAN-")) {
+                    (true, false) if now == "nftables" => Ok(()),
+                    (false, true) if now == "iptables" => Ok(()),
+                    _ => Err(rules),
+                }
+            });
+            thread::sleep(SECOND / 2);
+        }
         let what = format!("nftables, iptables-{flavour} and back");
-        expect_nothing_lost(&what, load.join().expect("no panic"), 3_800);
+        expect_nothing_lost(&what, load.join().expect("no panic"), 4_800);
         let flows = flows.join().expect("no panic").expect_success();
         say(&flows);
         for line in flows.lines() {
