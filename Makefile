@@ -57,13 +57,14 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
 
-test-vm: $(KERNELS:%=test-vm-%) ## Run the data plane's tests under older kernels, in a VM (no KVM needed).
+test-vm: $(KERNELS:%=test-vm-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
 
 test-vm-%:
 	@scripts/install-packages cc $(VM_COMMANDS) $(PACKET_COMMANDS)
 	@scripts/fetch-kernel $*
 	$(CARGO) build -p vm
 	$(CARGO) test -p dataplane --test packets --config 'target."cfg(all())".runner = "$(VM)"'
+	$(CARGO) test -p portolan takeover --config 'target."cfg(all())".runner = "$(VM)"'
 
 # What is tested is the commit that this begins at. The page is written also if something failed, and says it;
 # then this fails. A run that left no results at all ends it at once.

@@ -35,10 +35,10 @@ impl Proxy {
     }
 
     /// Starts it as `deploy/` does: with no privilege but to change the network and to
-    /// use raw sockets, as iptables does.
-    pub fn start_confined(lab: &Lab) -> Self {
+    /// use raw sockets, as iptables does. The usual flags, and more.
+    pub fn start_confined(lab: &Lab, arguments: &[&str]) -> Self {
         let confine = ["setpriv", "--no-new-privs", "--bounding-set", "-all,+net_admin,+net_raw"];
-        Self::start_by(lab, &confine, &["--cluster-cidr", "10.244.0.0/16"])
+        Self::start_by(lab, &confine, &[&["--cluster-cidr", "10.244.0.0/16"], arguments].concat())
     }
 
     /// Starts it with more flags.

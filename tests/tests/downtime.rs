@@ -199,7 +199,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
         let load = traffic(&lab, "outside", &["connect", target, "500", "4"]);
         let flows = traffic(&lab, "outside", &["hold-tcp", target, "4"]);
         thread::sleep(SECOND);
-        let mut proxy = Proxy::start_confined(&lab);
+        let mut proxy = Proxy::start_confined(&lab, &[]);
         let rules = || {
             let saved = on_host("nft list tables; iptables-nft-save; iptables-legacy-save");
             match saved.contains("kube-proxy") || saved.contains("KUBE-") {
@@ -225,59 +225,89 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
     }
 }
 
-/// What Portolan could have changed on a host, as text.
-fn state(lab: &Lab) -> String {
-    let own = format!("ls /run/portolan/lab/{}", lab.name());
-    let script = [
-        "nft list ruleset",
-        "iptables-legacy-save -t nat | grep ^-",
-        // Connections through Services; others come and go.
-        "conntrack -L 2>/dev/null | grep -E 'dport=(80|30080) '",
-        // Link-local addresses come of themselves, a moment after their link.
-        "ip -o link; (ip -o address; ip route show table all; ip rule) | grep -v -e fe80: -e ff00:",
-        "grep -r '' /proc/sys/net /proc/sys/vm 2>/dev/null | grep -v -e _count: -e stat",
-        "ls /run/portolan | grep -v ^lab; ls /var/lib/portolan",
-        &own,
-    ];
-    let script = script.join("; echo; ") + "; true";
-    lab.exec(Proxy::HOST, &["sh", "-c", &script]).expect_success()
-}
-
 #[test]
-fn a_cleanup_leaves_the_host_as_it_was() {
+fn nothing_is_lost_while_one_data_plane_follows_another() {
     let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    lab.apply(&(pod(&program, "a", "node-1", "app: web", 1) + &service("app: web", "")))
-        .expect_success();
-    wait_for_pods(&lab, &["a"]);
-    lab.exec(Proxy::HOST, &["sh", "-c", "echo 8000 > /proc/sys/net/ipv4/ip_local_reserved_ports"])
-        .expect_success();
-    // What loads when it is first used is there before.
-    lab.exec(Proxy::HOST, &["sh", "-c", "nft add table ip other; conntrack -L; true"])
-        .expect_success();
-    let before = state(&lab);
-    assert!(before.contains("ip_local_reserved_ports:8000"), "{before}");
-
-    let mut proxy = Proxy::start(&lab);
-    let target = "172.31.0.2:30080";
-    wait_for_answers(&lab, target);
-    let during = state(&lab);
-    for part in ["table ip portolan", "ip_local_reserved_ports:8000,30000-32767", "dport=30080"] {
-        assert!(during.contains(part), "{part} in {during}");
+    let pods =
+        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
+            .concat();
+    lab.apply(&(pods + &service("app: web", ""))).expect_success();
+    wait_for_pods(&lab, &["a", "b"]);
+    let socket = Proxy::socket(&lab);
+    let switch_at =
+        |mode: &str, socket: &str| lab.portolan(&["switch-dataplane", mode, "--socket", socket]);
+    let message = switch_at("iptables", &socket).expect_failure();
+    for part in ["no proxy answers at", &socket, "--socket"] {
+        assert!(message.contains(part), "{part} in {message}");
     }
-    proxy.end("-KILL");
-    let portolan = portolan_path();
-    let portolan = portolan.to_str().expect("UTF-8");
-    lab.exec(Proxy::HOST, &[portolan, "cleanup", "--socket", &Proxy::socket(&lab)])
-        .expect_success();
-    let after = state(&lab);
-    let missing = |from: &str, lines: &str| {
-        let lines: Vec<&str> = lines.lines().collect();
-        let missing = from.lines().filter(|line| !lines.contains(line));
-        missing.map(str::to_owned).collect::<Vec<_>>()
+    let on_host = |command: &str| lab.exec(Proxy::HOST, &["sh", "-c", command]).expect_success();
+    let rules = || {
+        on_host(
+            "for tool in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do \
+             $tool-save | sed \"s/^/$tool /\"; done; nft list tables",
+        )
     };
-    assert_eq!(missing(&before, &after), [""; 0], "it was there before");
-    assert_eq!(missing(&after, &before), [""; 0], "it was not there before");
+    let target = "172.31.0.2:30080";
+    for flavour in ["nft", "legacy"] {
+        let flags = ["--cluster-cidr", "10.244.0.0/16", "--iptables-backend", flavour];
+        let mut proxy = Proxy::start_with(&lab, &flags);
+        wait_for_answers(&lab, target);
+        let switch = |mode: &str| switch_at(mode, &socket);
+        let mode = || lab.curl(Proxy::HOST, "http://127.0.0.1:10249/proxyMode").expect_success();
+        let message = switch("ipfw").expect_failure();
+        for part in ["ipfw", "nftables, iptables"] {
+            assert!(message.contains(part), "{part} in {message}");
+        }
+        let said = switch("nftables").expect_success();
+        assert_eq!(said, "the data plane is nftables already");
+
+        let load = traffic(&lab, "outside", &["connect", target, "500", "10"]);
+        let flows = traffic(&lab, "outside", &["hold", target, "10"]);
+        thread::sleep(SECOND);
+        for (to, from) in
+            [("iptables", "nftables"), ("nftables", "iptables"), ("iptables", "nftables")]
+        {
+            let output = switch(to);
+            let took = output.took;
+            let said = output.expect_success();
+            assert_eq!(said, format!("the data plane is {to} now, in the place of {from}"));
+            say(&format!("{said}, iptables-{flavour}, {took:?}"));
+            assert_eq!(mode(), to);
+            // It retires at once: connection tracking has what established connections need.
+            let rules = rules();
+            let hook = format!("iptables-{flavour} -A PREROUTING -j PORTOLAN-SERVICES");
+            assert_eq!(rules.contains(&hook), to == "iptables", "{rules}");
+            assert_eq!(rules.contains("PORTOLAN-"), to == "iptables", "{rules}");
+            assert_eq!(rules.contains("table ip portolan"), to == "nftables", "{rules}");
+            thread::sleep(SECOND);
+        }
+        // The same by another process: it has not heard of the switch, and finds iptables.
+        for now in ["nftables", "iptables", "nftables"] {
+            drop(proxy);
+            proxy = Proxy::start_with(&lab, &[&flags[..], &["--proxy-mode", now]].concat());
+            eventually("nothing is left of the one before", LIMIT, || {
+                let rules = rules();
+                let is = |ours: &str| rules.contains(ours);
+                match (is("table ip portolan"), is("PORTOLAN-")) {
+                    (true, false) if now == "nftables" => Ok(()),
+                    (false, true) if now == "iptables" => Ok(()),
+                    _ => Err(rules),
+                }
+            });
+            thread::sleep(SECOND / 2);
+        }
+        let what = format!("nftables, iptables-{flavour} and back");
+        expect_nothing_lost(&what, load.join().expect("no panic"), 4_800);
+        let flows = flows.join().expect("no panic").expect_success();
+        say(&flows);
+        for line in flows.lines() {
+            assert!(number(line, "asked") > 300, "{line}");
+            assert_eq!(number(line, "lost"), 0, "{line}");
+            let by = line.split_whitespace().skip_while(|word| *word != "by").skip(1).count();
+            assert_eq!(by, 1, "it has kept its endpoint: {line}");
+        }
+    }
 }
 
 /// Datagrams from one port, and who answers them.

@@ -326,7 +326,7 @@ impl Backend for Iptables {
     fn forget_connections(&mut self) -> Result<usize> {
         let mut frontends = HashSet::new();
         for family in Family::ALL {
-            let saved = self.tool.saved(family, Table::Nat).map_err(failure)?;
+            let saved = self.tool.left(family, Table::Nat).map_err(failure)?;
             frontends.extend(saved.frontends(family));
         }
         Ok(conntrack::forget_translated(&mut self.socket, &frontends)?)
@@ -337,7 +337,7 @@ impl Backend for Iptables {
         for family in Family::ALL {
             let mut changes = Changes::new();
             for table in Table::ALL {
-                let saved = self.tool.saved(family, table).map_err(failure)?;
+                let saved = self.tool.left(family, table).map_err(failure)?;
                 changes.insert(table, saved.removal());
             }
             self.write(family, &changes).map_err(failure)?;

@@ -1,7 +1,7 @@
 //! The programs of iptables(8): which flavour this machine uses, and running them.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
 use std::str::FromStr;
 
@@ -92,7 +92,10 @@ impl Flavour {
     /// one that `iptables` is. `None` if there is no iptables.
     pub fn of_machine() -> Option<Self> {
         let has_mark = |flavour: &Self| {
-            let saved = flavour.run(Family::V4, "-save", &["-t", "mangle"], "", drop);
+            if *flavour == Self::Legacy && !has_legacy(Family::V4, MANGLE) {
+                return false;
+            }
+            let saved = flavour.run(Family::V4, "-save", &["-t", MANGLE], "", drop);
             saved.is_ok_and(|text| KUBELET_CHAINS.iter().any(|chain| text.contains(chain)))
         };
         Self::ALL.into_iter().find(has_mark).or_else(|| {
@@ -150,6 +153,24 @@ impl Tool {
         self.run(family, "-save", &["-t", table.as_str()], "", drop).map(|text| Saved::read(&text))
     }
 
+    /// The same for who wants nothing of it to be there: without the programs nothing was ever written
+    /// here, and a table of the legacy flavour is not made by looking for it.
+    pub(super) fn left(&self, family: Family, table: Table) -> Result<Saved, Error> {
+        if self.flavour == Flavour::Legacy {
+            let has_table = || has_legacy(family, table.as_str());
+            let has_table = self.netns.within(has_table);
+            if !has_table.map_err(|error| Error::Namespace(error.to_string()))? {
+                return Ok(Saved::default());
+            }
+        }
+        match self.saved(family, table) {
+            Err(Error::NotRun { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Saved::default())
+            }
+            result => result,
+        }
+    }
+
     /// Runs `iptables-restore --noflush`. Each table of `input` is changed as a whole or not at all.
     /// `started` is told the number of the process.
     pub(super) fn restore(
@@ -183,13 +204,30 @@ impl Tool {
     }
 }
 
-/// Chains of `mangle` by which a kubelet tells which flavour it uses.
+/// The table of the kubelet's mark.
+const MANGLE: &str = "mangle";
+/// Its chains by which a kubelet tells which flavour it uses.
 const KUBELET_CHAINS: [&str; 2] = [":KUBE-IPTABLES-HINT", ":KUBE-KUBELET-CANARY"];
 
 fn tool(family: Family) -> &'static str {
     match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
+    }
+}
+
+/// Whether the legacy flavour has this table in the calling thread's network namespace. To ask
+/// iptables-legacy-save(8) for one that is not there makes it, with its hooks, for as long as the
+/// namespace is.
+fn has_legacy(family: Family, table: &str) -> bool {
+    let tables = match family {
+        Family::V4 => "ip_tables",
+        Family::V6 => "ip6_tables",
+    };
+    match std::fs::read_to_string(format!("/proc/thread-self/net/{tables}_names")) {
+        Ok(names) => names.lines().any(|name| name == table),
+        // Without its module the kernel has none of its tables. Else the program may be allowed to know.
+        Err(error) => error.kind() != ErrorKind::NotFound,
     }
 }
 

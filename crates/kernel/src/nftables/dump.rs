@@ -21,6 +21,8 @@ pub struct ChainState {
     pub name: Name,
     /// Where packets enter it.
     pub base: Option<BaseChain>,
+    /// Whether packets that no rule has decided about go on; always, where others lead to it.
+    pub accepts: bool,
 }
 
 /// A rule as the kernel has it.
@@ -71,7 +73,9 @@ pub fn chains(socket: &mut Socket, table: &Table) -> Result<Vec<ChainState>> {
             let hook = find(message, uapi::NFTA_CHAIN_HOOK);
             let base = hook
                 .and_then(|hook| BaseChain::decode(hook, text(message, uapi::NFTA_CHAIN_TYPE)?));
-            Ok(ChainState { name: name.into(), base })
+            let policy = find(message, uapi::NFTA_CHAIN_POLICY).and_then(Attribute::be32);
+            let accepts = policy.is_none_or(|policy| policy == uapi::NF_ACCEPT.cast_unsigned());
+            Ok(ChainState { name: name.into(), base, accepts })
         })
         .collect()
 }

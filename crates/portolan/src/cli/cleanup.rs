@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::control::{SOCKET, runtime_directory};
+use crate::control::{self, SOCKET, runtime_directory};
 use crate::node;
 
 /// Remove everything that Portolan made on this machine.
@@ -24,13 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    // A killed process leaves it.
-    match std::fs::remove_file(&args.socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(socket = %args.socket.display(), %error, "it is left");
-        }
-        _ => {}
-    }
+    control::remove_socket(&args.socket);
     let runtime = runtime_directory(&args.socket);
     node::clean_up("cleanup", &args.data_dir, &args.pod_cgroup, runtime)
 }

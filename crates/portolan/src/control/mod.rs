@@ -22,11 +22,22 @@ pub(crate) use server::serve;
 
 /// Where the proxy of a host answers.
 pub(crate) const SOCKET: &str = "/run/portolan/portolan.sock";
+
 /// The directory of a socket, where other things of the running process are. One that is not wanted
 /// ("") is where others are.
 pub(crate) fn runtime_directory(socket: &Path) -> &Path {
     let directory = socket.parent().filter(|directory| !directory.as_os_str().is_empty());
     directory.or(Path::new(SOCKET).parent()).unwrap_or(Path::new("/"))
+}
+
+/// Removes the socket of a process that was killed; one that ends by itself leaves none.
+pub(crate) fn remove_socket(socket: &Path) {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(socket = %socket.display(), %error, "it is left");
+        }
+        _ => {}
+    }
 }
 
 /// Name of the socket in the directory of a lab's node.

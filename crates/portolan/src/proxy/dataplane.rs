@@ -1,5 +1,6 @@
 //! Which data plane programs this node, and how another takes its place while connections go on.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use plan::NodePlan;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::emptied;
 use crate::errors::sentence;
 
 /// How often a data plane of an earlier process is asked whether connections still need it.
@@ -51,7 +53,15 @@ pub(crate) struct Running {
     in_force: InForce,
     updates: Updates,
     watching: Arc<Mutex<AbortHandle>>,
+    retiring: Retiring,
 }
+
+/// Data planes of earlier processes that connections may still need.
+#[derive(Clone, Default)]
+struct Retiring(Arc<Mutex<Vec<Opened>>>);
+
+/// A data plane with its mode.
+type Opened = (Mode, Box<dyn Backend>);
 
 /// Starts the data plane that is in force with a plan. Has to be called on a thread of the node's
 /// network namespace and within the runtime.
@@ -66,7 +76,8 @@ pub(crate) fn start(
     let sync = Sync::start(backend, plan, observer).context("start the data plane")?;
     let watching = tokio::spawn(watcher.run(sync.updates())).abort_handle();
     let watching = Arc::new(Mutex::new(watching));
-    let running = Running { options, in_force, updates: sync.updates(), watching };
+    let retiring = Retiring::default();
+    let running = Running { options, in_force, updates: sync.updates(), watching, retiring };
     Ok((sync, running))
 }
 
@@ -87,6 +98,13 @@ impl Running {
             return Ok(format!("the data plane is {mode} already"));
         }
         let (backend, watcher) = open(mode, &self.options)?;
+        let retiring = self.retiring.clone();
+        let prepare = move || {
+            retiring.keep(mode);
+            emptied::to_be()
+        };
+        let emptied =
+            tokio::task::spawn_blocking(prepare).await.context("look at what is there")?;
         let (reply, replied) = oneshot::channel();
         let tell = move |result| {
             // The client may be gone.
@@ -102,6 +120,7 @@ impl Running {
         let mut current = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *current, watching).abort();
         self.in_force.set(mode);
+        tokio::task::spawn_blocking(move || emptied::remove(emptied));
         Ok(format!("the data plane is {mode} now, in the place of {before}"))
     }
 }
@@ -114,50 +133,88 @@ impl Drop for Running {
     }
 }
 
-/// Lets those data planes go that programmed this node before `now` did: an earlier process may have had
-/// another. Has to be called on a thread of the node's network namespace, once everything is programmed.
-pub(crate) fn retire_others(now: Choice) -> impl Future<Output = ()> + Send + 'static {
-    let others: Vec<Box<dyn Backend>> = others(Some(now)).collect();
-    async move {
-        let mut others = others;
-        loop {
-            let work = tokio::task::spawn_blocking(move || {
-                others.retain_mut(|other| match other.retire() {
-                    Ok(is_gone) => !is_gone,
-                    Err(error) => {
-                        let name = other.name();
-                        tracing::warn!("what {name} has left is not removed: {error}");
-                        false
-                    }
-                });
-                others
-            });
-            match work.await {
-                Ok(left) if !left.is_empty() => others = left,
-                // A panic of it has been printed.
-                _ => return,
+impl Running {
+    /// Lets those data planes go that programmed this node before `now` did: an earlier process may have
+    /// had another. Has to be called on a thread of the node's network namespace, once everything is
+    /// programmed.
+    pub(crate) fn retire_others(self, now: Choice) -> impl Future<Output = ()> + Send + 'static {
+        let retiring = self.retiring.clone();
+        retiring.with(|backends| backends.extend(others(Some(now))));
+        async move {
+            // A panic of it has been printed.
+            let emptied = tokio::task::spawn_blocking(emptied::to_be).await.unwrap_or_default();
+            loop {
+                let retiring = retiring.clone();
+                let work = tokio::task::spawn_blocking(move || retiring.round());
+                if work.await.unwrap_or(true) {
+                    break;
+                }
+                tokio::time::sleep(RETIRING).await;
             }
-            tokio::time::sleep(RETIRING).await;
+            let _ = tokio::task::spawn_blocking(move || emptied::remove(emptied)).await;
         }
     }
 }
 
-/// Removes what every data plane has programmed in the calling thread's network namespace. Answers how
-/// many connections to Services were forgotten, and what could not be removed.
-pub(crate) fn clean_up() -> (usize, Vec<anyhow::Error>) {
+impl Retiring {
+    /// Has each remove what no connection needs. Answers whether nothing is left.
+    fn round(&self) -> bool {
+        self.with(|backends| {
+            backends.retain_mut(|(_, backend)| match backend.retire() {
+                Ok(is_gone) => !is_gone,
+                Err(error) => {
+                    let name = backend.name();
+                    tracing::warn!("what {name} has left is not removed: {error}");
+                    false
+                }
+            });
+            backends.is_empty()
+        })
+    }
+
+    /// Lets what this one has left stay: it is to program again, and its next start reads it.
+    fn keep(&self, mode: Mode) {
+        self.with(|backends| backends.retain(|(of, _)| *of != mode));
+    }
+
+    fn with<T>(&self, body: impl FnOnce(&mut Vec<Opened>) -> T) -> T {
+        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Retiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let modes =
+            self.with(|backends| backends.iter().map(|(mode, _)| *mode).collect::<Vec<_>>());
+        f.debug_tuple("Retiring").field(&modes).finish()
+    }
+}
+
+/// Forgets the connections to Services that every data plane has led in the calling thread's network
+/// namespace. Before [`clean_up`], which they outlive otherwise. Answers how many, and what failed.
+pub(crate) fn forget_connections() -> (usize, Vec<anyhow::Error>) {
     let (mut forgotten, mut failures) = (0, Vec::new());
-    for mut backend in others(None) {
-        let cleaned = backend.forget_connections().and_then(|count| {
-            forgotten += count;
-            backend.cleanup()
-        });
-        failures.extend(cleaned.err().map(anyhow::Error::from));
+    for (_, mut backend) in others(None) {
+        match backend.forget_connections() {
+            Ok(count) => forgotten += count,
+            Err(error) => failures.push(error.into()),
+        }
     }
     (forgotten, failures)
 }
 
+/// Removes what every data plane has programmed in the calling thread's network namespace. Answers what
+/// could not be removed.
+pub(crate) fn clean_up() -> Vec<anyhow::Error> {
+    let emptied = emptied::to_be();
+    let cleaned = others(None).map(|(_, mut backend)| backend.cleanup());
+    let failures = cleaned.filter_map(|result| result.err().map(anyhow::Error::from)).collect();
+    emptied::remove(emptied);
+    failures
+}
+
 /// All data planes that can be opened here but one.
-fn others(but: Option<Choice>) -> impl Iterator<Item = Box<dyn Backend>> {
+fn others(but: Option<Choice>) -> impl Iterator<Item = Opened> {
     let choices = Mode::ALL.into_iter().flat_map(|mode| {
         let flavours: &[Option<Flavour>] = match mode {
             Mode::Iptables => &[Some(Flavour::Nft), Some(Flavour::Legacy)],
@@ -168,13 +225,13 @@ fn others(but: Option<Choice>) -> impl Iterator<Item = Box<dyn Backend>> {
     });
     let is_it = move |mode: Mode, options: &Options| {
         but.is_some_and(|but| {
-            let flavour = but.options.iptables.or_else(Flavour::of_machine);
-            but.mode == mode && (mode != Mode::Iptables || options.iptables == flavour)
+            let flavour = || but.options.iptables.or_else(Flavour::of_machine);
+            but.mode == mode && (mode != Mode::Iptables || options.iptables == flavour())
         })
     };
     choices.filter(move |(mode, options)| !is_it(*mode, options)).filter_map(|(mode, options)| {
         match mode.open(&options) {
-            Ok(backend) => Some(backend),
+            Ok(backend) => Some((mode, backend)),
             Err(error) => {
                 tracing::debug!("{mode} is not looked at: {}", sentence(&error.into()));
                 None

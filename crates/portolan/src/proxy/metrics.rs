@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use dataplane::{Observer, Transaction};
+use dataplane::{Mode, Observer, Transaction};
 use http::StatusCode;
 use model::{Event, Family, Object};
 use plan::{Action, Group, GroupId, Origin, Refusal, Rule};
@@ -18,6 +18,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
+use super::dataplane::InForce;
 use super::serve::Answer;
 
 /// The media type of what [`Metrics::text`] writes.
@@ -41,7 +42,9 @@ pub(crate) struct Metrics {
     partial_durations: Histograms,
     programmed: Times,
     queued: Times,
-    failures: Counters,
+    /// Transactions that failed, by the data plane: each has a name of its own for them.
+    failures: [(Mode, Counters); Mode::ALL.len()],
+    in_force: InForce,
     no_local_endpoints: Gauges,
     service_changes: Changes,
     endpoint_changes: Changes,
@@ -78,7 +81,7 @@ struct Changes {
 
 impl Metrics {
     /// All at zero.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(in_force: InForce) -> Self {
         // A millisecond, doubled 14 times.
         let buckets = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         let histograms = || Histograms::new_with_constructor(buckets as fn() -> Histogram);
@@ -90,7 +93,8 @@ impl Metrics {
             partial_durations: histograms(),
             programmed: Times::default(),
             queued: Times::default(),
-            failures: Counters::default(),
+            failures: Mode::ALL.map(|mode| (mode, Counters::default())),
+            in_force,
             no_local_endpoints: Gauges::default(),
             service_changes: Changes::default(),
             endpoint_changes: Changes::default(),
@@ -106,7 +110,7 @@ impl Metrics {
         };
         for labels in FAMILIES.map(by_family) {
             // What has not happened yet is told as zero, so that rates begin where they should.
-            drop(metrics.failures.get_or_create(&labels));
+            drop(metrics.failures().get_or_create(&labels));
             drop(metrics.forgotten.get_or_create(&labels));
             for changes in [&metrics.service_changes, &metrics.endpoint_changes] {
                 drop(changes.total.get_or_create(&labels));
@@ -161,11 +165,19 @@ impl Metrics {
             "When the last change was handed to the data plane",
             M::Times(self.queued.clone()),
         );
-        add(
-            "sync_proxy_rules_nftables_sync_failures",
-            "Transactions that the kernel refused",
-            M::Counters(self.failures.clone()),
-        );
+        for (mode, failures) in &self.failures {
+            let (name, help) = match mode {
+                Mode::Nftables => (
+                    "sync_proxy_rules_nftables_sync_failures",
+                    "Transactions that the kernel refused",
+                ),
+                Mode::Iptables => (
+                    "sync_proxy_rules_iptables_restore_failures",
+                    "Runs of iptables-restore that failed",
+                ),
+            };
+            add(name, help, M::Counters(failures.clone()));
+        }
         add(
             "sync_proxy_rules_no_local_endpoints_total",
             "Service ports with endpoints, but none that a Local policy allows",
@@ -270,6 +282,13 @@ impl Metrics {
         }
     }
 
+    /// The failures of the data plane that is in force.
+    fn failures(&self) -> &Counters {
+        let mode = self.in_force.get();
+        let of_mode = self.failures.iter().find(|(of, _)| *of == mode);
+        of_mode.map_or(&self.failures[0].1, |(_, failures)| failures)
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -288,6 +307,10 @@ impl Metrics {
     /// All of it, as Prometheus reads it (OpenMetrics 1.0).
     pub(super) fn answer(&self) -> Answer {
         self.read.notify_one();
+        for labels in FAMILIES.map(by_family) {
+            // Another data plane may have taken over since: it begins at zero.
+            drop(self.failures().get_or_create(&labels));
+        }
         let mut text = String::new();
         // Writing into a String can't fail.
         let _ = encode(&mut text, &self.registry);
@@ -299,7 +322,7 @@ impl Observer for Metrics {
     fn transaction(&mut self, done: Transaction) {
         for labels in FAMILIES.map(by_family) {
             if !done.succeeded {
-                self.failures.get_or_create(&labels).inc();
+                self.failures().get_or_create(&labels).inc();
                 continue;
             }
             let took = done.took.as_secs_f64();
@@ -430,7 +453,7 @@ mod tests {
 
     #[test]
     fn names_and_labels_are_kube_proxys() {
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::new(InForce::new(Mode::Nftables));
         metrics.queued();
         let took = Duration::from_millis(3);
         metrics.transaction(Transaction { whole: true, took, succeeded: true });
@@ -454,8 +477,25 @@ mod tests {
     }
 
     #[test]
+    fn failures_have_the_name_of_the_data_plane_in_force() {
+        let failed = Transaction { whole: false, took: Duration::ZERO, succeeded: false };
+        for (mode, name, other) in [
+            (Mode::Nftables, "nftables_sync", "iptables_restore"),
+            (Mode::Iptables, "iptables_restore", "nftables_sync"),
+        ] {
+            let mut metrics = Metrics::new(InForce::new(mode));
+            let line = |count| format!("_{name}_failures_total{{ip_family=\"IPv6\"}} {count}");
+            assert!(metrics.answer().body.contains(&line(0)), "{mode}");
+            metrics.transaction(failed);
+            let text = metrics.answer().body;
+            assert!(text.contains(&line(1)), "{text}");
+            assert!(!text.contains(&format!("_{other}_failures_total{{")), "{text}");
+        }
+    }
+
+    #[test]
     fn time_counts_from_what_caused_a_change() {
-        let mut metrics = Metrics::new();
+        let mut metrics = Metrics::new(InForce::new(Mode::Nftables));
         metrics.since -= Duration::from_secs(60);
         let slice = |seconds_ago: u64| {
             let then = SystemTime::now() - Duration::from_secs(seconds_ago);
@@ -489,7 +529,7 @@ mod tests {
 
     #[test]
     fn services_with_the_most_connections_are_told() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(InForce::new(Mode::Nftables));
         let many = (0..500).map(|i| (format!("shop/web-{i:03}"), i)).collect();
         metrics.connected(many);
         let text = metrics.answer().body;
@@ -505,7 +545,7 @@ mod tests {
     /// A port with endpoints elsewhere counts; one without any does not.
     #[test]
     fn ports_without_local_endpoints_are_counted() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(InForce::new(Mode::Nftables));
         let id: GroupId = "shop/web".into();
         let count = |policy| {
             let labels = by_policy(policy, "IPv4");

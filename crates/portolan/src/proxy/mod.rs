@@ -4,6 +4,7 @@
 pub(crate) mod config;
 pub(crate) mod dataplane;
 mod describe;
+mod emptied;
 mod health;
 pub(crate) mod host;
 mod listeners;
@@ -95,14 +96,15 @@ impl Followers {
 impl Proxy {
     /// A proxy that has programmed nothing yet.
     pub(crate) fn new(client: Client, settings: NodeSettings, choice: Choice) -> Self {
+        let in_force = InForce::new(choice.mode);
         Self {
             client,
             settings,
             choice,
-            in_force: InForce::new(choice.mode),
+            metrics: Metrics::new(in_force.clone()),
+            in_force,
             programmed: None,
             health: Health::default(),
-            metrics: Metrics::new(),
             takes_over: false,
             annotates: false,
             socket: None,
@@ -236,7 +238,7 @@ impl Proxy {
             }
         }
         let mut status = sync.status();
-        let retire_others = dataplane::retire_others(self.choice);
+        let retire_others = running.clone().retire_others(self.choice);
         let takes_over = self.takes_over;
         self.tasks.spawn(async move {
             if status.wait_for(|status| status.generation > 0).await.is_ok() {

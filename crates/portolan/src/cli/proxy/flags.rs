@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dataplane::Mode;
 use ipnet::IpNet;
 
 use crate::control::SOCKET;
@@ -88,6 +89,9 @@ pub(crate) struct Args {
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
     #[arg(long, value_name = "NAME")]
     pub(super) iptables_backend: Option<dataplane::iptables::Flavour>,
+    /// Bit of packets' marks that iptables tells by whose source is rewritten [default: 14].
+    #[arg(long, value_name = "0..31")]
+    iptables_masquerade_bit: Option<i32>,
     /// This process's oom_score_adj.
     #[arg(long, value_name = "-1000..1000", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
@@ -143,8 +147,6 @@ pub(super) struct WithoutMeaning {
     #[arg(long, hide = true)]
     iptables_localhost_nodeports: Option<String>,
     #[arg(long, hide = true)]
-    iptables_masquerade_bit: Option<String>,
-    #[arg(long, hide = true)]
     iptables_min_sync_period: Option<String>,
     #[arg(long, hide = true)]
     iptables_sync_period: Option<String>,
@@ -186,7 +188,6 @@ impl WithoutMeaning {
             ("--config-sync-period", self.config_sync_period.is_some()),
             ("--feature-gates", self.feature_gates.is_some()),
             ("--iptables-localhost-nodeports", self.iptables_localhost_nodeports.is_some()),
-            ("--iptables-masquerade-bit", self.iptables_masquerade_bit.is_some()),
             ("--iptables-min-sync-period", self.iptables_min_sync_period.is_some()),
             ("--iptables-sync-period", self.iptables_sync_period.is_some()),
             ("--ipvs-exclude-cidrs", self.ipvs_exclude_cidrs.is_some()),
@@ -254,8 +255,12 @@ pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     }
     config.oom_score_adj = args.oom_score_adj.unwrap_or(config.oom_score_adj);
     config.bind_address_hard_fail = args.bind_address_hard_fail;
-    config.nftables.masquerade_all = args.masquerade_all;
-    config.iptables.masquerade_all = args.masquerade_all;
+    match config.data_plane() {
+        Ok(Mode::Iptables) => config.iptables.masquerade_all = args.masquerade_all,
+        _ => config.nftables.masquerade_all = args.masquerade_all,
+    }
+    config.iptables.masquerade_bit =
+        args.iptables_masquerade_bit.or(config.iptables.masquerade_bit);
     config.node_port_addresses.clone_from(&args.nodeport_addresses);
     config
 }
@@ -311,6 +316,18 @@ mod tests {
         assert_eq!(settings.primary_address, Some("192.0.2.1".parse().unwrap()));
         assert_eq!(defaults.node_settings("n1").primary_address, None, "0.0.0.0 is none");
         assert_eq!(with_port("[::1]:10256", 1), "[::1]:1");
+    }
+
+    #[test]
+    fn flags_are_those_of_the_data_plane_that_is_chosen() {
+        for mode in Mode::ALL {
+            let flags = ["--masquerade-all", &format!("--proxy-mode={mode}")];
+            let config = config(&flags);
+            assert!(config.node_settings("n1").masquerade_all, "{mode}");
+            assert!(config.without_meaning().is_empty(), "{mode}: {:?}", config.without_meaning());
+        }
+        let config = config(&["--dataplane=iptables", "--iptables-masquerade-bit=3"]);
+        assert_eq!(config.options(None).masquerade_bit, 3);
     }
 
     #[test]

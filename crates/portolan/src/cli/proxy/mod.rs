@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use plan::NodeSettings;
 
-use crate::control::runtime_directory;
+use crate::control::{self, runtime_directory};
 use crate::errors::sentence;
 use crate::proxy::config::{self, KubeProxyConfiguration};
 use crate::proxy::dataplane::Choice;
@@ -18,7 +18,7 @@ use flags::from_flags;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.cleanup {
-        return cleanup(args.keep_kube_proxy, runtime_directory(&args.socket));
+        return cleanup(args.keep_kube_proxy, &args.socket);
     }
     let config = configuration(args)?;
     if let Some(path) = &args.write_config_to {
@@ -68,7 +68,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Removes the rules of all proxies, or of this one alone, and what was set on the host.
-fn cleanup(keep_kube_proxy: bool, directory: &Path) -> anyhow::Result<()> {
+fn cleanup(keep_kube_proxy: bool, socket: &Path) -> anyhow::Result<()> {
+    control::remove_socket(socket);
     let (removed, mut failures) = match keep_kube_proxy {
         true => Default::default(),
         false => takeover::remove_kube_proxy(),
@@ -76,8 +77,9 @@ fn cleanup(keep_kube_proxy: bool, directory: &Path) -> anyhow::Result<()> {
     for line in removed {
         tracing::info!("removed {line}");
     }
-    failures.extend(proxy::dataplane::clean_up().1);
-    failures.extend(host::restore(directory).err());
+    // Connections go on: whoever is next on this node finds them tracked.
+    failures.extend(proxy::dataplane::clean_up());
+    failures.extend(host::restore(runtime_directory(socket)).err());
     let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::ensure!(all.is_empty(), "left behind: {}", all.join("; "));
     Ok(())

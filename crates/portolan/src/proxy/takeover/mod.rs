@@ -1,6 +1,8 @@
 //! The rules of a kube-proxy that ran here before. They are removed once ours are in place, so that no
 //! Service is ever without.
 
+mod ipvs;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,19 +11,16 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use kernel::netlink::{Protocol, Socket};
 use kernel::nftables::{self, Batch, Family, Operation, Table};
-use kernel::route::Rtnetlink;
 
 use crate::errors::sentence;
 
 /// The flavours of iptables that a kernel may hold rules of.
 const IPTABLES: [&str; 4] =
     ["iptables-legacy", "iptables-nft", "ip6tables-legacy", "ip6tables-nft"];
-/// Chains that begin so are kube-proxy's,
+/// Chains and ipsets that begin so are kube-proxy's,
 const PREFIX: &str = "KUBE-";
 /// except for those of the kubelet.
 const KUBELETS: [&str; 3] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-FIREWALL"];
-/// The link that IPVS mode binds virtual addresses to.
-const IPVS_LINK: &str = "kube-ipvs0";
 
 /// Removes what it finds in the calling thread's network namespace. Answers a line for each thing
 /// that was removed, and what could not be.
@@ -35,7 +34,9 @@ pub(crate) fn remove_kube_proxy() -> (Vec<String>, Vec<anyhow::Error>) {
     for tool in IPTABLES {
         note(iptables_chains(tool));
     }
-    note(ipvs_link());
+    note(ipvs::virtual_servers());
+    // No set can go as long as a rule asks it.
+    note(ipvs::sets());
     (removed, failures)
 }
 
@@ -152,23 +153,6 @@ fn removal(saved: &str) -> BTreeMap<String, TableRemoval> {
         tables.insert(name.to_owned(), table);
     }
     tables
-}
-
-fn ipvs_link() -> anyhow::Result<Vec<String>> {
-    let mut removed = Vec::new();
-    if Rtnetlink::open()?.delete_link(IPVS_LINK)? {
-        removed.push(format!("link {IPVS_LINK} with its addresses"));
-        // Its virtual servers are kube-proxy's too: nobody else has the link.
-        match Command::new("ipvsadm").arg("--clear").status() {
-            Ok(status) if status.success() => {
-                removed.push("the virtual servers of IPVS".to_owned())
-            }
-            _ => anyhow::bail!(
-                "the virtual servers of IPVS are still there: remove them with ipvsadm --clear"
-            ),
-        }
-    }
-    Ok(removed)
 }
 
 #[cfg(test)]
