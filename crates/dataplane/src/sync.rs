@@ -287,6 +287,8 @@ impl Loop {
     /// Programs everything by another backend, beside the one that does it now.
     fn exchange(&mut self, mut next: Box<dyn Backend>) -> crate::Result<()> {
         let start = Instant::now();
+        // What an earlier exchange has left of it is programmed again, and so must not go.
+        self.retiring.retain(|retiring| retiring.name() != next.name());
         let mut refused = BTreeMap::new();
         loop {
             match next.restore(&whole(&self.plan, &refused)) {

@@ -336,6 +336,17 @@ impl Backend for Ipvs {
     }
 }
 
+/// The virtual addresses that this data plane has in the calling thread's network namespace.
+pub fn virtual_addresses() -> Result<BTreeSet<IpAddr>> {
+    Ok(Link::open()?.addresses()?)
+}
+
+/// Whether something of this data plane is in the calling thread's network namespace. Does not ask IPVS,
+/// which would load it.
+pub fn is_left() -> Result<bool> {
+    Ok(Link::open()?.exists()? || Nftables::for_role(Role::Accompany(Arc::default()))?.is_left()?)
+}
+
 /// The virtual servers that groups ask for.
 fn wanted_keys(whole: &Delta<'_>, around: &Surroundings) -> BTreeSet<VirtualServerKey> {
     let groups = whole.groups.iter().filter_map(|(_, group)| group.as_ref());

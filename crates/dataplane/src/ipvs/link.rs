@@ -13,6 +13,9 @@ use model::Family;
 /// Name of the link.
 pub(super) const LINK: &str = "portolan-ipvs";
 
+/// The link that a kube-proxy binds the same addresses to: they are no more this host's own than on ours.
+const KUBE_PROXYS: &str = "kube-ipvs0";
+
 /// Who made the routes (`RTPROT_*`), a number of nobody in `/etc/iproute2/rt_protos`.
 const PROTOCOL: u8 = 155;
 
@@ -30,9 +33,11 @@ impl Link {
 
     /// The addresses of all other links.
     pub(super) fn own_addresses(&mut self) -> kernel::Result<BTreeSet<IpAddr>> {
-        let ours = self.index()?;
+        let kube_proxys = self.rtnetlink.link(KUBE_PROXYS)?.map(|link| link.index);
+        let virtual_links = [self.index()?, kube_proxys];
         let addresses = self.rtnetlink.addresses()?.into_iter();
-        Ok(addresses.filter(|a| Some(a.index) != ours).map(|a| a.net.addr()).collect())
+        let own = addresses.filter(|a| !virtual_links.contains(&Some(a.index)));
+        Ok(own.map(|a| a.net.addr()).collect())
     }
 
     /// The virtual addresses that there are.

@@ -18,5 +18,5 @@ pub mod servers;
 mod settings;
 mod watch;
 
-pub use backend::Ipvs;
+pub use backend::{Ipvs, is_left, virtual_addresses};
 pub use kernel::ipvs::Scheduler;

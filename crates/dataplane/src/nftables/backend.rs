@@ -73,6 +73,16 @@ impl Nftables {
         self.role = role;
     }
 
+    /// Whether a table of this role is there.
+    pub(crate) fn is_left(&mut self) -> Result<bool> {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            if nftables::table_exists(&mut self.socket, &table_id(family, &self.role))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn listen(&self) -> Result<(), Refused> {
         Ok(self.subscription.as_ref().map_or(Ok(()), Subscription::join)?)
     }

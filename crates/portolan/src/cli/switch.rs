@@ -16,7 +16,7 @@ use crate::control::{Agent, SOCKET};
     portolan switch-dataplane iptables\n  \
     portolan switch-dataplane nftables --socket /run/portolan/lab/lab/node-1/portolan.sock")]
 pub(crate) struct Args {
-    /// The data plane: nftables or iptables.
+    /// The data plane: nftables, iptables or ipvs.
     #[arg(value_name = "NAME")]
     mode: Mode,
     /// Where the proxy answers.

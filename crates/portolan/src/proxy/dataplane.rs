@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataplane::iptables::Flavour;
+use dataplane::ipvs;
 use dataplane::mode::Options;
 use dataplane::{Backend, Mode, Observer, Sync, Updates};
 use plan::NodePlan;
@@ -215,10 +216,17 @@ pub(crate) fn clean_up() -> Vec<anyhow::Error> {
 
 /// All data planes that can be opened here but one.
 fn others(but: Option<Choice>) -> impl Iterator<Item = Opened> {
-    let choices = Mode::ALL.into_iter().flat_map(|mode| {
+    let is_of_ipvs = ipvs::is_left().unwrap_or_else(|error| {
+        tracing::debug!(%error, "IPVS is not looked at");
+        false
+    });
+    let choices = Mode::ALL.into_iter().flat_map(move |mode| {
         let flavours: &[Option<Flavour>] = match mode {
             Mode::Iptables => &[Some(Flavour::Nft), Some(Flavour::Legacy)],
             Mode::Nftables => &[None],
+            // Asking for it would load it.
+            Mode::Ipvs if !is_of_ipvs => &[],
+            Mode::Ipvs => &[None],
         };
         let options = |iptables| Options { iptables, ..Options::default() };
         flavours.iter().map(move |flavour| (mode, options(*flavour)))

@@ -83,7 +83,7 @@ pub(crate) struct Args {
     /// End if health or metrics can't be served at their addresses, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
-    /// The data plane: nftables or iptables [default: nftables].
+    /// The data plane: nftables, iptables or ipvs [default: nftables].
     #[arg(long, visible_alias = "dataplane", value_name = "MODE")]
     proxy_mode: Option<String>,
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
@@ -95,6 +95,9 @@ pub(crate) struct Args {
     /// This process's oom_score_adj.
     #[arg(long, value_name = "-1000..1000", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
+    /// How IPVS chooses an endpoint: rr, wrr, lc, wlc, sh, mh, sed or nq [default: rr].
+    #[arg(long, value_name = "NAME")]
+    ipvs_scheduler: Option<String>,
     #[command(flatten)]
     conntrack: Conntrack,
     /// Remove the rules of this proxy and of kube-proxy in every mode, and end.
@@ -155,8 +158,6 @@ pub(super) struct WithoutMeaning {
     #[arg(long, hide = true)]
     ipvs_min_sync_period: Option<String>,
     #[arg(long, hide = true)]
-    ipvs_scheduler: Option<String>,
-    #[arg(long, hide = true)]
     ipvs_strict_arp: bool,
     #[arg(long, hide = true)]
     ipvs_sync_period: Option<String>,
@@ -192,7 +193,6 @@ impl WithoutMeaning {
             ("--iptables-sync-period", self.iptables_sync_period.is_some()),
             ("--ipvs-exclude-cidrs", self.ipvs_exclude_cidrs.is_some()),
             ("--ipvs-min-sync-period", self.ipvs_min_sync_period.is_some()),
-            ("--ipvs-scheduler", self.ipvs_scheduler.is_some()),
             ("--ipvs-strict-arp", self.ipvs_strict_arp),
             ("--ipvs-sync-period", self.ipvs_sync_period.is_some()),
             ("--ipvs-tcp-timeout", self.ipvs_tcp_timeout.is_some()),
@@ -226,6 +226,7 @@ pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     set(&mut config.healthz_bind_address, &args.healthz_bind_address);
     set(&mut config.metrics_bind_address, &args.metrics_bind_address);
     set(&mut config.bind_address, &args.bind_address);
+    set(&mut config.ipvs.scheduler, &args.ipvs_scheduler);
     for (address, port) in [
         (&mut config.healthz_bind_address, args.healthz_port),
         (&mut config.metrics_bind_address, args.metrics_port),
@@ -256,7 +257,7 @@ pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     config.oom_score_adj = args.oom_score_adj.unwrap_or(config.oom_score_adj);
     config.bind_address_hard_fail = args.bind_address_hard_fail;
     match config.data_plane() {
-        Ok(Mode::Iptables) => config.iptables.masquerade_all = args.masquerade_all,
+        Ok(Mode::Iptables | Mode::Ipvs) => config.iptables.masquerade_all = args.masquerade_all,
         _ => config.nftables.masquerade_all = args.masquerade_all,
     }
     config.iptables.masquerade_bit =
@@ -328,6 +329,9 @@ mod tests {
         }
         let config = config(&["--dataplane=iptables", "--iptables-masquerade-bit=3"]);
         assert_eq!(config.options(None).masquerade_bit, 3);
+        let config = super::tests::config(&["--proxy-mode=ipvs", "--ipvs-scheduler=lc"]);
+        config.validate().unwrap();
+        assert_eq!(config.options(None).scheduler.as_str(), "lc");
     }
 
     #[test]
@@ -335,11 +339,11 @@ mod tests {
         let cli = Cli::try_parse_from([
             "portolan",
             "proxy",
-            "--ipvs-scheduler=rr",
+            "--ipvs-strict-arp",
             "--feature-gates=A=true",
             "-v=2",
         ]);
         let Command::Proxy(args) = cli.unwrap().command else { panic!("it is another command") };
-        assert_eq!(args.without_meaning.given(), ["--feature-gates", "--ipvs-scheduler", "--v"]);
+        assert_eq!(args.without_meaning.given(), ["--feature-gates", "--ipvs-strict-arp", "--v"]);
     }
 }

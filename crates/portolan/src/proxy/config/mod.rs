@@ -59,11 +59,24 @@ impl KubeProxyConfiguration {
         };
         let mode = self.data_plane().unwrap_or(Mode::Nftables);
         let other = format!("the data plane is {mode}");
-        note(self.ipvs != default.ipvs, "ipvs", &other);
-        match mode {
-            Mode::Nftables => note(self.iptables != default.iptables, "iptables", &other),
-            Mode::Iptables => note(self.nftables != default.nftables, "nftables", &other),
+        for (section, is_set) in [
+            (Mode::Nftables, self.nftables != default.nftables),
+            (Mode::Iptables, self.iptables != default.iptables),
+            (Mode::Ipvs, self.ipvs != default.ipvs),
+        ] {
+            // IPVS mode masquerades as the section of iptables says.
+            let is_read = mode == section || (mode, section) == (Mode::Ipvs, Mode::Iptables);
+            note(is_set && !is_read, section.as_str(), &other);
         }
+        let mut understood = default.ipvs.clone();
+        understood.scheduler.clone_from(&self.ipvs.scheduler);
+        understood.sync_period.clone_from(&self.ipvs.sync_period);
+        understood.min_sync_period.clone_from(&self.ipvs.min_sync_period);
+        note(
+            mode == Mode::Ipvs && self.ipvs != understood,
+            "ipvs, but for its scheduler,",
+            "servers of others are left alone, and timeouts and ARP stay as they are",
+        );
         let periods = |config: &Self| match mode {
             Mode::Nftables => {
                 (config.nftables.min_sync_period.clone(), config.nftables.sync_period.clone())
@@ -71,6 +84,7 @@ impl KubeProxyConfiguration {
             Mode::Iptables => {
                 (config.iptables.min_sync_period.clone(), config.iptables.sync_period.clone())
             }
+            Mode::Ipvs => (config.ipvs.min_sync_period.clone(), config.ipvs.sync_period.clone()),
         };
         note(
             periods(self) != periods(&default),
@@ -108,7 +122,11 @@ impl KubeProxyConfiguration {
     pub(crate) fn options(&self, iptables: Option<Flavour>) -> Options {
         let default = Options::default();
         let bit = self.iptables.masquerade_bit.and_then(|bit| u8::try_from(bit).ok());
-        Options { iptables, masquerade_bit: bit.unwrap_or(default.masquerade_bit) }
+        Options {
+            iptables,
+            masquerade_bit: bit.unwrap_or(default.masquerade_bit),
+            scheduler: self.ipvs.scheduler.parse().unwrap_or(default.scheduler),
+        }
     }
 
     /// What plans depend on, for the node of a name.
@@ -140,7 +158,7 @@ impl KubeProxyConfiguration {
             local_detector,
             masquerade_all: match mode {
                 Mode::Nftables => self.nftables.masquerade_all,
-                Mode::Iptables => self.iptables.masquerade_all,
+                Mode::Iptables | Mode::Ipvs => self.iptables.masquerade_all,
             },
             node_port_addresses,
             allowed_external_ips: Vec::new(),

@@ -1,6 +1,7 @@
 //! The rules of kube-proxy's configuration. Each mistake is a sentence: field, value, what is
 //! accepted.
 
+use dataplane::ipvs::Scheduler;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -34,6 +35,11 @@ pub(super) fn mistakes(config: &KubeProxyConfiguration) -> Vec<String> {
     }
     if !MODES.contains(&config.mode.as_str()) {
         refuse("mode", &config.mode, "iptables, ipvs, nftables, or nothing");
+    }
+    let scheduler = &config.ipvs.scheduler;
+    if !scheduler.is_empty() && scheduler.parse::<Scheduler>().is_err() {
+        let accepted: Vec<&str> = Scheduler::ALL.iter().map(|known| known.as_str()).collect();
+        refuse("ipvs.scheduler", scheduler, &format!("{}, or nothing for rr", accepted.join(", ")));
     }
     if !LOCAL_MODES.contains(&config.detect_local_mode.as_str()) {
         let accepted = "ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix";

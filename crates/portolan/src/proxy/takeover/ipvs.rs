@@ -26,7 +26,13 @@ pub(super) fn virtual_servers() -> anyhow::Result<Vec<String>> {
     let addresses = |list: Vec<kernel::route::Address>| -> HashSet<IpAddr> {
         list.into_iter().map(|address| address.net.addr()).collect()
     };
-    let (bound, own) = (addresses(bound), addresses(others));
+    let (mut bound, mut own) = (addresses(bound), addresses(others));
+    // Our own data plane may have taken its servers over: then all of these are ours.
+    let ours = dataplane::ipvs::virtual_addresses()?;
+    if !ours.is_empty() {
+        bound.retain(|address| !ours.contains(address));
+        own.clear();
+    }
     let mut removed = Vec::new();
     if let Some(mut ipvs) = Ipvs::open().context("look for virtual servers")? {
         let servers = ipvs.servers()?.into_iter().map(|server| server.key());
