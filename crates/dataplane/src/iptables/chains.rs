@@ -13,6 +13,7 @@
 //! postrouting, within this host and this packet, that its source is to be rewritten.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{Family, Protocol};
@@ -86,6 +87,9 @@ pub(super) struct Origins {
 }
 
 impl Origins {
+    /// Nobody.
+    pub(super) const NONE: Self = Self { pod: false, node: false, outside: false };
+
     /// Those that are.
     pub(super) fn of(is: impl Fn(Origin) -> bool) -> Self {
         Self { pod: is(Origin::Pod), node: is(Origin::Node), outside: is(Origin::Outside) }
@@ -120,6 +124,10 @@ pub struct Surroundings {
     pub node_addresses: Option<Vec<IpNet>>,
     /// Ranges of virtual addresses.
     pub service_ranges: Vec<IpNet>,
+    /// Whose source is rewritten on the way to a virtual address of these ranges, as the plan has it for
+    /// every Service: connections there are marked before their frontend is looked for, which saves a
+    /// rule for each.
+    masqueraded: Origins,
     /// The bit of a packet's mark that says that its source is to be rewritten.
     pub mark: u32,
 }
@@ -134,8 +142,26 @@ impl Surroundings {
             detector: plan.node.settings.local_detector.clone(),
             node_addresses: plan.node.node_port_ranges(family).map(|r| IpNet::aggregate(&r)),
             service_ranges: IpNet::aggregate(&ranges),
+            masqueraded: Origins::of(|origin| {
+                let detects = plan.node.detects_pods(family);
+                plan.node.settings.masquerade_all || detects && origin != Origin::Pod
+            }),
             mark,
         }
+    }
+
+    /// Whose connections to an address are marked when its frontend is looked for.
+    pub(super) fn marked_at(&self, address: IpAddr) -> Origins {
+        match self.service_ranges.iter().any(|range| range.contains(&address)) {
+            true => self.masqueraded,
+            false => Origins::NONE,
+        }
+    }
+
+    /// Whether the rules of groups are the same in both.
+    pub(super) fn has_same_groups_as(&self, other: &Self) -> bool {
+        (&self.detector, &self.service_ranges, self.masqueraded)
+            == (&other.detector, &other.service_ranges, other.masqueraded)
     }
 
     /// The chains of a table that are always there, but for the beginnings of trees.
@@ -178,7 +204,18 @@ impl Surroundings {
 
     /// From an address or a node port to its rules.
     fn services(&self) -> Vec<Rule> {
-        [vec![Match::all().jump(FRONTENDS)], self.at_node()].concat()
+        let in_ranges = || self.service_ranges.iter().map(|range| Match::all().destination(*range));
+        let mut rules = Vec::new();
+        if let Some(chain) = self.masqueraded.chain() {
+            rules.extend(in_ranges().map(|packets| packets.jump(&chain)));
+        }
+        rules.push(Match::all().jump(FRONTENDS));
+        if self.masqueraded != Origins::NONE {
+            // What was not forwarded after all.
+            rules.extend(in_ranges().map(|packets| packets.target(&self.marking(0))));
+        }
+        rules.extend(self.at_node());
+        rules
     }
 
     /// To the node ports, for what goes to an address that accepts them.
@@ -232,7 +269,12 @@ impl Surroundings {
     }
 
     fn set_mark(&self, value: u32) -> Rule {
-        Match::all().target(&format!("MARK --set-xmark {value:#x}/{:#x}", self.mark))
+        Match::all().target(&self.marking(value))
+    }
+
+    /// The target that gives our bit of a packet's mark a value.
+    pub(super) fn marking(&self, value: u32) -> String {
+        format!("MARK --set-xmark {value:#x}/{:#x}", self.mark)
     }
 
     fn is_marked(&self) -> Match {
@@ -372,6 +414,7 @@ mod tests {
             detector: LocalDetector::None,
             node_addresses: None,
             service_ranges: Vec::new(),
+            masqueraded: Origins::NONE,
             mark: 0x4000,
         };
         for table in Table::ALL {

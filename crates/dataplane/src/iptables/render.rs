@@ -12,7 +12,7 @@ use plan::{
     Action, Affinity, EndpointSet, Frontend, FrontendAddress, Group, LocalDetector, Origin,
 };
 
-use super::chains::{self, Origins};
+use super::chains::{self, Origins, Surroundings};
 use super::rule::{Chain, Match, Rule};
 use super::tree::Key;
 use crate::number::{port_number, set_number};
@@ -56,12 +56,13 @@ impl Rendered {
     }
 }
 
-/// Renders a group for one family, with pods told by `detector`.
-pub fn render_group(group: &Group, family: Family, detector: &LocalDetector) -> Rendered {
+/// Renders a group for one family.
+pub fn render_group(group: &Group, around: &Surroundings) -> Rendered {
     let mut out = Rendered::default();
-    let pods = pod_tests(detector, family);
+    let family = around.family;
+    let pods = pod_tests(&around.detector, family);
     for frontend in group.frontends.iter().filter(|f| f.key.family() == family) {
-        let frontend = Rendering { group, frontend, pods: &pods };
+        let frontend = Rendering { group, frontend, around, pods: &pods };
         let key = frontend.key();
         let forwards = frontend.forwards();
         let refuses = frontend.refuses();
@@ -201,6 +202,7 @@ pub(super) fn pod_tests(detector: &LocalDetector, family: Family) -> Vec<PodTest
 struct Rendering<'a> {
     group: &'a Group,
     frontend: &'a Frontend,
+    around: &'a Surroundings,
     pods: &'a [PodTest],
 }
 
@@ -251,11 +253,18 @@ impl Rendering<'_> {
         let masquerade = Origins::of(|origin| {
             matches!(self.frontend.action(origin), Action::Forward { masquerade: true, .. })
         });
+        let marked = match self.frontend.key.address {
+            FrontendAddress::Ip(ip) => self.around.marked_at(ip),
+            FrontendAddress::AnyOfNode(_) => Origins::NONE,
+        };
         let mut rules = Vec::new();
         for sources in self.sources() {
             let packets = from(self.packets(), sources);
-            if let Some(chain) = masquerade.chain() {
-                rules.push(packets.jump(&chain));
+            if masquerade != marked {
+                if marked != Origins::NONE {
+                    rules.push(packets.target(&self.around.marking(0)));
+                }
+                rules.extend(masquerade.chain().map(|chain| packets.jump(&chain)));
             }
             rules.extend(self.by_origin(&packets, sources, fate));
         }

@@ -148,7 +148,7 @@ impl Ruleset {
     /// Replaces what surrounds the groups. Answers `None` if the groups' own rules depend on what has
     /// changed.
     pub fn set_surroundings(&mut self, surroundings: Surroundings) -> Option<Changes> {
-        if self.surroundings.detector != surroundings.detector {
+        if !self.surroundings.has_same_groups_as(&surroundings) {
             return None;
         }
         let mut changes = Changes::new();
@@ -172,7 +172,7 @@ impl Ruleset {
     }
 
     fn render(&self, group: &Group) -> Rendered {
-        render_group(group, self.surroundings.family, &self.surroundings.detector)
+        render_group(group, &self.surroundings)
     }
 
     /// Counts who has endpoints on this node, and answers what that changes for their tree.

@@ -54,6 +54,10 @@ fn whatever_is_changed_is_mended_within_a_second(plane: Plane) {
         assert!(changed.elapsed() < within(LIMIT));
     }
 
+    // Both Services have to have changed by then.
+    while hosts.pod_c.udp(VIP, 80).map(|answer| answer.server).ok().as_deref() != Some(POD_B) {
+        assert!(changed.elapsed() < within(2 * LIMIT));
+    }
     let before = hosts.listing(plane);
     for (what, tampering) in tamperings(plane) {
         let repairs = status.borrow().repairs;
