@@ -1,6 +1,7 @@
 //! The backend: what is written in which run of iptables-restore(8), for both families.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use kernel::netlink::{Protocol, Socket};
@@ -57,7 +58,7 @@ impl Iptables {
 
     fn rulesets(&self, plan: &NodePlan) -> Vec<Ruleset> {
         let ruleset = |family| Ruleset::new(Surroundings::of(plan, family, self.mark));
-        Family::ALL.map(ruleset).into()
+        families().map(ruleset).collect()
     }
 
     /// What makes the kernel hold a family's rules, and what it held of frontends.
@@ -344,6 +345,12 @@ impl Backend for Iptables {
         }
         Ok(())
     }
+}
+
+/// The families that this kernel has: one without IPv6 has no tables for it.
+fn families() -> impl Iterator<Item = Family> {
+    let has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+    Family::ALL.into_iter().filter(move |family| *family == Family::V4 || has_ipv6)
 }
 
 /// What a restore fails with.

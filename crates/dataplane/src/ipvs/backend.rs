@@ -258,7 +258,7 @@ impl Backend for Ipvs {
         let own = self.own.clone();
         own.writing(|| match self.update_some(change) {
             // Perhaps others have changed something: what is there is read before anybody is blamed.
-            Err(Error::Refused(groups)) => Err(failure(describe(&groups))),
+            Err(refused @ Error::Refused(_)) => Err(failure(refused.to_string())),
             other => other,
         })
     }
@@ -361,11 +361,6 @@ fn server_of(operation: &Operation) -> VirtualServerKey {
         | Operation::ChangeDestination(key, _)
         | Operation::DeleteDestination(key, _) => *key,
     }
-}
-
-fn describe(groups: &[(GroupId, String)]) -> String {
-    let one = |(group, reason): &(GroupId, String)| format!("{group}: {reason}");
-    groups.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn failure(what: String) -> Error {
