@@ -194,7 +194,8 @@ struct Loop {
     settled_at: Instant,
     plan: NodePlan,
     pending: Pending,
-    tampered: bool,
+    /// Who may have changed what is programmed.
+    tampered: Option<String>,
     retry_in: Duration,
     status: Status,
     report: watch::Sender<Status>,
@@ -218,7 +219,7 @@ impl Loop {
             settled_at: Instant::now(),
             plan,
             pending,
-            tampered: false,
+            tampered: None,
             retry_in,
             status,
             report,
@@ -339,8 +340,8 @@ impl Loop {
                 }
             }
             Update::Tampered(who) => {
-                tracing::warn!(backend = self.backend.name(), by = %who, "rules were changed by another program, restoring them");
-                self.tampered = true;
+                tracing::debug!(by = %who, "rules may have been changed by another program");
+                self.tampered = Some(who);
                 self.pending.everything = true;
             }
         }
@@ -379,7 +380,11 @@ impl Loop {
                 self.status.programmed_at = Some(Instant::now());
                 self.status.pending_since = None;
                 self.status.failure = None;
-                self.status.repairs += u64::from(std::mem::take(&mut self.tampered));
+                if let Some(who) = self.tampered.take().filter(|_| operations > 0) {
+                    let backend = self.backend.name();
+                    tracing::warn!(backend, by = %who, operations, "rules that another program had changed are as they were");
+                    self.status.repairs += 1;
+                }
                 self.pending = Pending::default();
                 self.retry_in = RETRY.0;
                 self.is_settled = false;

@@ -7,7 +7,7 @@ use crate::node;
 
 /// Remove everything that Portolan made on this machine.
 ///
-/// That is pods with their links and addresses, nftables tables, tracked connections to Services, kernel
+/// That is pods with their links and addresses, rules of every data plane, tracked connections to Services, kernel
 /// parameters, and routes; also what `portolan proxy` made. Stop the agent first.
 /// What other programs made is left alone; that nothing is there is no error.
 #[derive(Debug, clap::Args)]
