@@ -41,6 +41,7 @@ macro_rules! on_ipvs {
 
 on_ipvs!(
     every_scheduler_is_programmed_and_answers,
+    hashed_clients_leave_an_endpoint_that_drains,
     an_endpoint_that_goes_drains,
     a_port_that_comes_again_is_led_to_an_endpoint_that_is_there,
     a_host_is_not_reached_by_its_virtual_addresses,
@@ -147,6 +148,30 @@ fn every_scheduler_is_programmed_and_answers() {
                 false => assert_eq!(answered, pods.into(), "{scheduler} spreads connections"),
             }
             assert!(pods.contains(&&*host.udp(address, port).unwrap().server), "{scheduler}");
+        }
+    }
+}
+
+/// A scheduler that hashes finds the same endpoint for a client again, also if it takes nobody any more.
+fn hashed_clients_leave_an_endpoint_that_drains() {
+    let hosts = Hosts::new();
+    let worlds = [
+        (cluster(json!({}), &[POD_A, POD_B]), cluster(json!({}), &[POD_B]), POD_A),
+        (cluster(json!({}), &[POD_A, POD_B]), cluster(json!({}), &[POD_A]), POD_B),
+    ];
+    for scheduler in [Scheduler::SourceHashing, Scheduler::MaglevHashing] {
+        for (host, address, port) in [(&hosts.pod_c, VIP, 80), (&hosts.outside, NODE, 30080)] {
+            let mut backend = hosts.node.run(|| Ipvs::open(scheduler).unwrap().unwrap());
+            hosts.node.run(|| backend.restore(&whole(&plan_of(&worlds[0].0))).unwrap());
+            let (mut connection, first) = held(host, at(address, port));
+            let (both, one, _) = worlds.iter().find(|(_, _, goes)| first.server == *goes).unwrap();
+            update(&mut backend, both, one);
+            for _ in 0..10 {
+                let answer = host.tcp(address, port);
+                let answer = answer.unwrap_or_else(|error| panic!("{scheduler}: {error}"));
+                assert_ne!(answer.server, first.server, "{scheduler}");
+            }
+            assert_eq!(connection.ask(LIMIT).unwrap(), first, "{scheduler}: it goes on");
         }
     }
 }
