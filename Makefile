@@ -17,19 +17,22 @@ KERNELS := 6.1 6.12
 VM_COMMANDS := qemu-system-x86_64 busybox depmod xz
 # Programs that the packet tests run there. Of iptables, the VM takes all that belong to it.
 PACKET_COMMANDS := nft ip ping iptables ip6tables conntrack
+# Programs that tests of the binary run there besides.
+BINARY_COMMANDS := curl ipvsadm
 # Data planes that are tested there. Leaving out those that write by iptables keeps it short.
 VM_PLANES := nftables,ipvs
 # Cargo runs tests by this program. It starts it in the directory of their crate.
 VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 1200 \
 	$(PACKET_COMMANDS:%=--command %) --file $(CURDIR)/crates --file $(CURDIR)/tests \
-	--env PORTOLAN_PATIENCE=3 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS) --
+	--env PORTOLAN_PATIENCE=3 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS)
+# The same with the binary under test, and what it and its tests run.
+VM_BINARY = $(VM) --memory 2048 --module ip_vs $(BINARY_COMMANDS:%=--command %) \
+	$(patsubst %,--command $(CURDIR)/target/debug/%,portolan traffic)
 
 # Where the matrix of data planes has what its runs say.
 RESULTS := $(CURDIR)/target/dataplanes
 # Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
 NATIVE_PLANES := nftables,iptables-nft,iptables-legacy
-# Why there is nothing of a data plane.
-MATRIX_FLAGS := --absent "ipvs=Portolan does not program it yet"
 
 .PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick lint format clean
 
@@ -46,7 +49,7 @@ build: ## Build the release binary, target/release/portolan.
 	@scripts/install-packages cc
 	$(CARGO) build --release -p portolan
 
-test: test-unit test-e2e ## Run all tests.
+test: test-unit test-e2e test-vm ## Run all tests.
 
 test-unit: ## Run unit, property and kernel tests (root).
 	@scripts/install-packages cc $(TEST_COMMANDS)
@@ -59,18 +62,30 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 
 test-vm: $(KERNELS:%=test-vm-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
 
-test-vm-%:
+test-vm-%: vm-packets-% vm-binary-%
+	@true
+
+# Packets through the data planes, whatever this machine's own kernel has.
+vm-packets-%: vm-kernel-%
+	$(CARGO) test -p dataplane --test packets --config 'target."cfg(all())".runner = "$(VM) --"'
+
+# What only kernels with IPVS show of the binary.
+vm-binary-%: vm-kernel-%
+	@scripts/install-packages $(BINARY_COMMANDS)
+	$(CARGO) build -p portolan
+	$(CARGO) test -p portolan takeover --config 'target."cfg(all())".runner = "$(VM) --"'
+	$(CARGO) test -p e2e --test ipvs --config 'target."cfg(all())".runner = "$(VM_BINARY) --"' -- --test-threads=1
+
+vm-kernel-%:
 	@scripts/install-packages cc $(VM_COMMANDS) $(PACKET_COMMANDS)
 	@scripts/fetch-kernel $*
 	$(CARGO) build -p vm
-	$(CARGO) test -p dataplane --test packets --config 'target."cfg(all())".runner = "$(VM)"'
-	$(CARGO) test -p portolan takeover --config 'target."cfg(all())".runner = "$(VM)"'
 
 # What is tested is the commit that this begins at. The page is written also if something failed, and says it;
 # then this fails. A run that left no results at all ends it at once.
 dataplanes: COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 dataplanes: $(RESULTS)/native.jsonl $(KERNELS:%=$(RESULTS)/vm-%.jsonl) ## Test every data plane, also in VMs, and write docs/dataplanes.md (root).
-	$(CARGO) run -p matrix -- --commit $(COMMIT) $(MATRIX_FLAGS) $^
+	$(CARGO) run -p matrix -- --commit $(COMMIT) $^
 	@! ls $(RESULTS)/*.failed 2>/dev/null
 
 $(RESULTS)/native.jsonl: FORCE
@@ -84,7 +99,7 @@ $(RESULTS)/native.jsonl: FORCE
 $(RESULTS)/vm-%.jsonl: FORCE
 	@mkdir -p $(RESULTS)
 	@rm -f $@ $@.failed
-	$(MAKE) test-vm-$* VM_FLAGS="--env PORTOLAN_RESULTS=/run/results --fetch /run/results=$@" || touch $@.failed
+	$(MAKE) vm-packets-$* VM_FLAGS="--env PORTOLAN_RESULTS=/run/results --fetch /run/results=$@" || touch $@.failed
 	@test -s $@
 
 FORCE:

@@ -1,7 +1,7 @@
 //! Traffic for the end-to-end tests: servers that say who they are, and clients that count.
 //!
 //! ```text
-//! traffic serve PORT                  TCP and UDP; answers everything with the host's name
+//! traffic serve PORT [NAME]           TCP and UDP; answers everything with the name, or with the host's
 //! traffic connect ADDRESS RATE SECS   new connections, RATE a second; prints what became of them
 //! traffic hold ADDRESS SECS           one TCP and one UDP flow; prints who answered each
 //! traffic hold-tcp ADDRESS SECS       one TCP flow
@@ -26,7 +26,11 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments {
-        ["serve", port] => serve(number(port)),
+        ["serve", port] => {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+            serve(number(port), name.expect("a host has a name"));
+        }
+        ["serve", port, name] => serve(number(port), format!("{name}\n")),
         ["connect", address, rate, seconds] => {
             connect(self::address(address), number(rate), self::seconds(seconds));
         }
@@ -58,8 +62,7 @@ fn seconds(text: &str) -> Duration {
     Duration::from_secs(number(text))
 }
 
-fn serve(port: u16) {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a host has a name");
+fn serve(port: u16, name: String) {
     let udp = UdpSocket::bind(("0.0.0.0", port)).expect("the port is free");
     let answer = name.clone();
     thread::spawn(move || {

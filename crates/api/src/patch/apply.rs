@@ -83,10 +83,7 @@ pub(crate) fn apply(
     }
 
     let mut object = before.clone();
-    if super::strategic::merge(&mut object, wanted).is_err() {
-        // Only directives can fail, and what is applied has none that mean anything.
-        object = wanted.clone();
-    }
+    overlay(&mut object, wanted, &mut Vec::new());
     // What this manager wanted before, wants no more, and nobody else owns, goes.
     let owned_by_others: BTreeSet<Field> =
         others.iter().flat_map(|entry| owned_fields(&entry["fieldsV1"])).collect();
@@ -119,6 +116,48 @@ pub(crate) fn apply(
     }));
     object["metadata"]["managedFields"] = managed.into();
     Applied { object, conflicts }
+}
+
+/// Puts what is wanted over what is there. Items of lists are told apart by all of their keys, as fields
+/// are, and not by the first alone as in a strategic merge.
+fn overlay<'w>(object: &mut Value, wanted: &'w Value, path: &mut Vec<&'w str>) {
+    match wanted {
+        Value::Object(fields) if !is_atomic_object(path) => {
+            let mut held = match object.take() {
+                Value::Object(held) => held,
+                _ => Map::new(),
+            };
+            for (key, value) in fields {
+                if value.is_null() {
+                    held.remove(key);
+                    continue;
+                }
+                path.push(key);
+                overlay(held.entry(key).or_insert(Value::Null), value, path);
+                path.pop();
+            }
+            *object = Value::Object(held);
+        }
+        Value::Array(items) => {
+            let mut held = match (list_kind(path), object.take()) {
+                (ListKind::Map(_) | ListKind::Set, Value::Array(held)) => held,
+                _ => Vec::new(),
+            };
+            for item in items {
+                let is_it = |held: &Value| match list_kind(path) {
+                    ListKind::Map(keys) => matches_step(held, &item_step(item, keys)),
+                    ListKind::Set => held == item,
+                    ListKind::Atomic => false,
+                };
+                match held.iter_mut().find(|held| is_it(held)) {
+                    Some(held) => overlay(held, item, path),
+                    None => held.push(item.clone()),
+                }
+            }
+            *object = Value::Array(held);
+        }
+        plain => object.clone_from(plain),
+    }
 }
 
 /// Collects the leaves of an object as fields.
@@ -316,5 +355,21 @@ mod tests {
         let first = apply(None, &service(json!([{"port": 80}, {"port": 81}])), "me", false, NOW);
         let second = apply(Some(&first.object), &service(json!([{"port": 81}])), "me", false, NOW);
         assert_eq!(second.object["spec"]["ports"], json!([{"port": 81}]));
+    }
+
+    #[test]
+    fn a_port_of_each_protocol_is_another() {
+        let service = |ports: Value| {
+            json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web"}, "spec": {"ports": ports}})
+        };
+        let both = json!([{"name": "t", "port": 80}, {"name": "u", "port": 80, "protocol": "UDP"}]);
+        let first = apply(None, &service(both.clone()), "me", false, NOW);
+        assert_eq!(first.object["spec"]["ports"], both);
+        // As it is held, with the default that was left out.
+        let mut held = first.object;
+        held["spec"]["ports"][0]["protocol"] = "TCP".into();
+        let again = apply(Some(&held), &service(both), "me", false, NOW);
+        assert_eq!(again.object["spec"]["ports"], held["spec"]["ports"]);
     }
 }

@@ -210,9 +210,11 @@ impl Ipvs {
         let mut losses = Vec::new();
         for key in which(content) {
             let states = self.ipvs.destinations(&key)?;
-            let is_wanted = content.held.get(&key).is_some_and(|held| held.is_wanted);
-            // Of a server that refuses what is new, only established connections are kept.
-            let connections = |state: &ipvs::DestinationState| match is_wanted {
+            // Of a server of TCP that refuses what is new, only established connections are kept. Those
+            // of UDP never count as such.
+            let keeps_all =
+                content.held.get(&key).is_some_and(|held| held.is_wanted || held.is_udp);
+            let connections = |state: &ipvs::DestinationState| match keeps_all {
                 true => state.active + state.inactive,
                 false => state.active,
             };
@@ -323,9 +325,7 @@ impl Backend for Ipvs {
                 self.held(&own, &BTreeSet::new())?,
             ),
         };
-        let gone: Vec<GroupId> = content.groups().map(|(id, _)| id.clone()).collect();
-        let mut transition = content.set_groups(gone.iter().map(|id| (id, None)));
-        content.drain_rest(&mut transition);
+        let transition = content.retire();
         self.content = Some(content);
         self.leaving = self.link.addresses()?;
         self.apply(&transition.losses, &BTreeMap::new())?;

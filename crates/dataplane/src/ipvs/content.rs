@@ -132,6 +132,20 @@ impl Content {
         }
     }
 
+    /// Lets everything go because another data plane leads to the same endpoints now: clients of UDP stay
+    /// where they are as well, until they are silent.
+    pub fn retire(&mut self) -> Transition {
+        let mut transition = Transition::default();
+        self.groups.clear();
+        self.addresses.clear();
+        let keys: Vec<VirtualServerKey> = self.held.keys().copied().collect();
+        for key in keys {
+            let serving = self.held[&key].destinations.keys().copied().collect();
+            self.change(key, None, &serving, &mut transition);
+        }
+        transition
+    }
+
     /// Virtual servers that nobody asks for any more.
     pub fn unwanted(&self) -> Vec<VirtualServerKey> {
         self.held.iter().filter(|(_, held)| !held.is_wanted).map(|(key, _)| *key).collect()

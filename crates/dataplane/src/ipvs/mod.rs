@@ -20,3 +20,4 @@ mod watch;
 
 pub use backend::{Ipvs, is_left, virtual_addresses};
 pub use kernel::ipvs::Scheduler;
+pub use settings::parameters;

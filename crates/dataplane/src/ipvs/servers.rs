@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kernel::ipvs::{Scheduler, Transport, VirtualServer, VirtualServerKey};
+use kernel::ipvs::{Hashing, Scheduler, Transport, VirtualServer, VirtualServerKey};
 use model::{Family, Protocol};
 use plan::{FrontendAddress, FrontendKey, Group, NodePlan};
 
@@ -128,16 +128,17 @@ fn virtual_server(
     timeout: Option<u32>,
     scheduler: Scheduler,
 ) -> VirtualServer {
-    let server = VirtualServer::new(key, scheduler);
-    match (timeout, key) {
-        (None, _) => server,
+    let (scheduler, persistence) = match (timeout, key) {
+        (None, _) => (scheduler, None),
         // A persistent server by mark loses the destination's port, so clients are told apart by
         // hashing instead: they keep their destination for as long as it is there.
-        (Some(_), VirtualServerKey::Mark { .. }) => {
-            VirtualServer { scheduler: Scheduler::MaglevHashing, ..server }
-        }
+        (Some(_), VirtualServerKey::Mark { .. }) => (Scheduler::MaglevHashing, None),
         (Some(seconds), VirtualServerKey::Address { .. }) => {
-            VirtualServer { persistence: Some(Duration::from_secs(seconds.into())), ..server }
+            (scheduler, Some(Duration::from_secs(seconds.into())))
         }
-    }
+    };
+    // A client whose hash is that of a destination that drains would otherwise be refused.
+    let with_fallback = matches!(scheduler, Scheduler::SourceHashing | Scheduler::MaglevHashing);
+    let hashing = Hashing { with_fallback, ..Hashing::default() };
+    VirtualServer { persistence, hashing, ..VirtualServer::new(key, scheduler) }
 }

@@ -16,6 +16,11 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 /// update is led to an endpoint that is gone.
 const REUSE: &str = "net/ipv4/vs/conn_reuse_mode";
 
+/// All that are set.
+pub fn parameters() -> impl Iterator<Item = &'static str> {
+    SETTINGS.into_iter().map(|(name, ..)| name).chain([REUSE])
+}
+
 /// Sets them in the calling thread's network namespace.
 pub(super) fn set() -> kernel::Result<()> {
     for (name, value, _) in SETTINGS {

@@ -19,6 +19,7 @@ mod cases;
 mod conntrack;
 mod hosts;
 mod invalid;
+mod ipvs;
 mod load;
 mod loopback;
 mod masquerade;

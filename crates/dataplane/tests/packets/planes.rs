@@ -182,6 +182,17 @@ impl Plane {
         }
     }
 
+    /// Runs a test of what no other data plane has, if it can be tried here: the matrix has no line for it.
+    pub(crate) fn test_of_its_own(self, name: &str, body: impl FnOnce()) {
+        if !self.is_wanted() {
+            say!("{name}: PORTOLAN_PLANES leaves out {}", self.name());
+        } else if let Some(why) = self.is_missing() {
+            say!("{name}: not run here on {}: {why}", self.name());
+        } else {
+            body();
+        }
+    }
+
     /// Why it can't pass a test.
     fn obstacle(self, test: &str) -> Option<&'static str> {
         let of_this = |(plane, name, _): &&(Plane, &str, &str)| *plane == self && *name == test;

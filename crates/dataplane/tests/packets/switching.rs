@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::hosts::{Hosts, NODE, POD_A, POD_B, VIP};
 use crate::load::under_load;
 use crate::planes::Plane;
-use crate::{cluster, plan_of};
+use crate::{cluster, plan_of, within};
 
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long an exchange may take.
@@ -24,7 +24,7 @@ fn exchange(sync: &Sync, hosts: &Hosts, plane: Plane) -> dataplane::Result<()> {
     let (reply, replied) = mpsc::channel();
     let backend = hosts.node.run(|| plane.open());
     sync.updates().exchange(backend, move |result| reply.send(result).unwrap()).unwrap();
-    replied.recv_timeout(PATIENCE).unwrap()
+    replied.recv_timeout(within(PATIENCE)).unwrap()
 }
 
 /// Every data plane follows every other in this round.

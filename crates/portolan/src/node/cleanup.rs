@@ -23,13 +23,14 @@ pub(crate) fn clean_up(
     };
     let mut failures: Vec<anyhow::Error> =
         runner::cleanup(&config).into_iter().map(Into::into).collect();
-    failures.extend(proxy::host::restore(runtime).err());
     let (forgotten, left) = proxy::dataplane::forget_connections();
     if forgotten > 0 {
         tracing::info!(forgotten, "connections to Services");
     }
     failures.extend(left);
     failures.extend(proxy::dataplane::clean_up());
+    // After them: what they have set they set to the kernel's defaults, at most.
+    failures.extend(proxy::host::restore(runtime).err());
     match clean_routes() {
         Ok(refused) => failures.extend(refused.into_iter().map(Into::into)),
         Err(error) => failures.push(error.into()),

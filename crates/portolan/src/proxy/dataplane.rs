@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use plan::NodePlan;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::emptied;
+use super::{emptied, host};
 use crate::errors::sentence;
 
 /// How often a data plane of an earlier process is asked whether connections still need it.
@@ -51,6 +52,8 @@ impl InForce {
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     options: Options,
+    /// Where is remembered what was set before.
+    directory: Option<PathBuf>,
     in_force: InForce,
     updates: Updates,
     watching: Arc<Mutex<AbortHandle>>,
@@ -64,29 +67,42 @@ struct Retiring(Arc<Mutex<Vec<Opened>>>);
 /// A data plane with its mode.
 type Opened = (Mode, Box<dyn Backend>);
 
-/// Starts the data plane that is in force with a plan. Has to be called on a thread of the node's
+/// Starts the data plane that is in force with a plan. What the kernel was told before is remembered in
+/// `directory`. Has to be called on a thread of the node's
 /// network namespace and within the runtime.
 pub(crate) fn start(
     options: Options,
+    directory: Option<PathBuf>,
     in_force: InForce,
     plan: NodePlan,
     observer: Box<dyn Observer>,
 ) -> anyhow::Result<(Sync, Running)> {
     let mode = in_force.get();
-    let (backend, watcher) = open(mode, &options)?;
+    let (backend, watcher) = open(mode, &options, directory.as_deref())?;
     let sync = Sync::start(backend, plan, observer).context("start the data plane")?;
     let watching = tokio::spawn(watcher.run(sync.updates())).abort_handle();
     let watching = Arc::new(Mutex::new(watching));
     let retiring = Retiring::default();
-    let running = Running { options, in_force, updates: sync.updates(), watching, retiring };
+    let running =
+        Running { options, directory, in_force, updates: sync.updates(), watching, retiring };
     Ok((sync, running))
 }
 
 fn open(
     mode: Mode,
     options: &Options,
+    directory: Option<&Path>,
 ) -> anyhow::Result<(Box<dyn Backend>, Box<dyn dataplane::Watcher>)> {
     let mut backend = mode.open(options).with_context(|| format!("open {mode}"))?;
+    if let (Mode::Ipvs, Some(directory)) = (mode, directory)
+        && let Err(error) = host::note(ipvs::parameters(), directory)
+    {
+        let place = directory.display();
+        tracing::warn!(
+            "a cleanup will not put back net/ipv4/vs, as {place} has not what was there: {}",
+            sentence(&error)
+        );
+    }
     let watcher = backend.watcher().with_context(|| format!("watch {mode}"))?;
     Ok((backend, watcher))
 }
@@ -98,7 +114,7 @@ impl Running {
         if before == mode {
             return Ok(format!("the data plane is {mode} already"));
         }
-        let (backend, watcher) = open(mode, &self.options)?;
+        let (backend, watcher) = open(mode, &self.options, self.directory.as_deref())?;
         let retiring = self.retiring.clone();
         let prepare = move || {
             retiring.keep(mode);

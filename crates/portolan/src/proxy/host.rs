@@ -166,6 +166,14 @@ fn set(name: &str, value: &str, directory: &Path) -> anyhow::Result<()> {
     Ok(sysctl::write(name, value)?)
 }
 
+/// Remembers parameters as they are, because somebody is about to set them.
+pub(crate) fn note(
+    names: impl IntoIterator<Item = &'static str>,
+    directory: &Path,
+) -> anyhow::Result<()> {
+    names.into_iter().try_for_each(|name| remember(name, sysctl::read(name)?, directory))
+}
+
 /// Remembers the value of the first time only: later ones are ours.
 fn remember(name: &str, before: String, directory: &Path) -> anyhow::Result<()> {
     let path = directory.join(BEFORE);

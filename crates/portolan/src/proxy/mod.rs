@@ -208,8 +208,9 @@ impl Proxy {
         }
         self.metrics.queued();
         let observer = Box::new(self.metrics.clone());
+        let directory = self.socket.as_deref().map(control::runtime_directory).map(Path::to_owned);
         let (sync, running) =
-            dataplane::start(self.choice.options, self.in_force(), whole, observer)?;
+            dataplane::start(self.choice.options, directory, self.in_force(), whole, observer)?;
         self.tasks.spawn(reporter.clone().quarantine(sync.status()));
         if let Some(ids) = to_annotate {
             for (name, _) in world.services() {
