@@ -148,8 +148,7 @@ impl Ipvs {
         let free: BTreeSet<IpAddr> =
             self.leaving.iter().copied().filter(|ip| content.is_free(*ip)).collect();
         self.link.remove(&free)?;
-        self.leaving
-            .retain(|ip| !free.contains(ip) && !content.addresses().any(|held| held == *ip));
+        self.leaving.retain(|ip| !free.contains(ip) && !content.has_address(*ip));
         Ok(())
     }
 
@@ -210,7 +209,7 @@ impl Ipvs {
         let mut losses = Vec::new();
         for key in which(content) {
             let states = self.ipvs.destinations(&key)?;
-            let is_wanted = content.held.get(&key).is_some_and(|held| held.is_wanted);
+            let is_wanted = content.held(&key).is_some_and(|held| held.is_wanted);
             // Of a server that refuses what is new, only established connections are kept.
             let connections = |state: &ipvs::DestinationState| match is_wanted {
                 true => state.active + state.inactive,

@@ -85,8 +85,9 @@ impl Link {
     /// Takes virtual addresses away.
     pub(super) fn remove(&mut self, addresses: &BTreeSet<IpAddr>) -> kernel::Result<()> {
         let Some(index) = self.index()?.filter(|_| !addresses.is_empty()) else { return Ok(()) };
-        let mut routes = self.routes()?;
-        routes.retain(|route| addresses.contains(&route.address));
+        // Whatever its source is. They are not listed, which would take longer the more there are.
+        let route = |address: &IpAddr| LocalRoute { address: *address, source: None };
+        let routes: Vec<LocalRoute> = addresses.iter().map(route).collect();
         let refused = self.rtnetlink.delete_local_routes(index, PROTOCOL, &routes)?;
         refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))
     }
