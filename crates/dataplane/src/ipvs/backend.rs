@@ -102,7 +102,9 @@ impl Ipvs {
     ) -> Result<usize> {
         self.apply(&transition.gains, &transition.owners)?;
         let refused = self.link.add(&transition.came, sources)?;
-        self.own.note_link(!transition.came.is_empty() || self.link.exists()?);
+        if !transition.came.is_empty() {
+            self.own.note_link(true);
+        }
         if let Some((address, reason)) = refused.into_iter().next() {
             return Err(failure(format!("virtual address {address}: {reason}")));
         }
@@ -168,6 +170,7 @@ impl Ipvs {
         let wanted: BTreeSet<IpAddr> = content.addresses().collect();
         transition.came = wanted.difference(&there).copied().collect();
         transition.left = there.difference(&wanted).copied().collect();
+        self.own.note_link(self.link.exists()?);
         self.content = Some(content);
         self.companion.set_role(Role::Accompany(host));
         self.carry_out(&transition, &sources, |companion| companion.restore(whole))
