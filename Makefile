@@ -34,7 +34,7 @@ RESULTS := $(CURDIR)/target/dataplanes
 # Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
 NATIVE_PLANES := nftables,iptables-nft,iptables-legacy
 
-.PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick lint format clean
+.PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick bench-vm lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -113,6 +113,28 @@ bench-quick: ## Measure in some minutes; results go to target/bench (root).
 	@scripts/install-packages cc $(BENCH_COMMANDS)
 	$(CARGO) build --release -p portolan -p bench
 	target/release/bench run --quick --out target/bench $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
+
+# The machine of `make bench-vm`: its kernel, and megabytes for 10,000 Services on each data plane at once.
+KERNEL ?= 6.12
+BENCH_VM_MEMORY := 4096
+# Without any, the proxy does not start.
+CA_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
+
+bench-vm: COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+bench-vm: ## Measure IPVS beside nftables in a VM, a quarter of an hour, into docs/performance.md. KERNEL=6.1 or 6.12.
+	@scripts/install-packages cc $(VM_COMMANDS) $(BENCH_COMMANDS)
+	@scripts/fetch-kernel $(KERNEL)
+	$(CARGO) build -p vm
+	$(CARGO) build --release -p portolan -p bench
+	@mkdir -p target/bench
+	target/debug/vm run --kernel target/kernels/$(KERNEL) --memory $(BENCH_VM_MEMORY) --timeout 3600 \
+		$(BENCH_COMMANDS:%=--command %) --file $(CA_CERTIFICATES) --command $(CURDIR)/target/release/portolan \
+		--fetch /run/bench/performance/results.json=target/bench/ipvs.json \
+		-- $(CURDIR)/target/release/bench run --out /run/bench --portolan $(CURDIR)/target/release/portolan \
+		--imitated --commit $(COMMIT) --dataplanes nftables,ipvs --services 1000,10000 \
+		--no-shapes --churn 4000 --runs 3 $(BENCH_FLAGS)
+	cp target/bench/ipvs.json docs/performance/ipvs.json
+	target/release/bench page
 
 $(KUBECTL):
 	@scripts/fetch-kubectl

@@ -31,6 +31,8 @@ pub(crate) struct Amount {
     pub(crate) idle: Duration,
     /// How long anything may take.
     pub(crate) limit: Duration,
+    /// How long the answer to a packet may take.
+    pub(crate) answer: Duration,
 }
 
 /// What was measured of one proxy with one number of Services.
@@ -54,7 +56,7 @@ pub(crate) struct Control {
     pub(crate) settled_bytes: u64,
     /// Memory of the kernel for what was programmed, in bytes.
     pub(crate) kernel_bytes: u64,
-    /// What stands in the packet filter.
+    /// What stands in the packet filter and in IPVS.
     pub(crate) objects: Objects,
     /// One endpoint is replaced by another: from the API's event to the kernel.
     pub(crate) endpoint: Latency,
@@ -70,7 +72,7 @@ pub(crate) struct Control {
     pub(crate) idle_share: f64,
 }
 
-/// Numbers of what stands in the packet filter.
+/// Numbers of what stands in the packet filter and in IPVS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Objects {
     /// Chains.
@@ -79,6 +81,12 @@ pub(crate) struct Objects {
     pub(crate) rules: u64,
     /// Elements of sets and maps.
     pub(crate) elements: u64,
+    /// Virtual servers.
+    #[serde(default)]
+    pub(crate) servers: u64,
+    /// Their destinations.
+    #[serde(default)]
+    pub(crate) destinations: u64,
 }
 
 /// How long changes take.
@@ -105,6 +113,31 @@ const CHURN_HOUR: u32 = 36_000;
 /// How often memory is looked at in the course of the churn.
 const CHURN_SAMPLES: u32 = 20;
 
+/// Starts a proxy on one Service, for what only the first start of all takes: the kernel loads modules.
+pub(crate) fn warm_up(proxy: &Proxy, amount: &Amount) -> anyhow::Result<()> {
+    let site = Site::new()?;
+    effect::serve(&site.pods)?;
+    let source = Source::start(&site.node, 1)?;
+    let kubeconfig = site.directory().join("kubeconfig");
+    write_kubeconfig(&source, &kubeconfig)?;
+    let log = site.directory().join("log");
+    let mut command = proxy.command(&kubeconfig, site.directory())?;
+    let mut process = Measured::start(&site.node, &mut command, &log)?;
+    wait_for_start(&mut process, &site, 1, amount).with_context(|| process.last_words(&log))?;
+    Ok(())
+}
+
+/// Waits until some of the Services answer.
+fn wait_for_start(
+    process: &mut Measured,
+    site: &Site,
+    services: u32,
+    amount: &Amount,
+) -> anyhow::Result<Instant> {
+    let (some, start) = (samples(services), process.started);
+    wait_for_answers(&site.client, &some, start, amount.limit, amount.answer, || process.check())
+}
+
 /// Measures a proxy.
 pub(crate) fn measure(
     proxy: &Proxy,
@@ -130,9 +163,8 @@ pub(crate) fn measure(
         Measured::start(&site.node, &mut command, &log)
     };
     let mut process = start()?;
-    let complete =
-        wait_for_answers(&site.client, &samples(services), process.started, amount.limit)
-            .with_context(|| process.last_words(&log))?;
+    let complete = wait_for_start(&mut process, &site, services, amount)
+        .with_context(|| process.last_words(&log))?;
     result.start_seconds = (complete - process.started).as_secs_f64();
     let cpu = process.cpu()?;
     (result.start_user_seconds, result.start_system_seconds) = (cpu.user, cpu.system);
@@ -148,7 +180,7 @@ pub(crate) fn measure(
     let used = process.on_cpu()?.saturating_sub(before);
     result.idle_share = used.as_secs_f64() / amount.idle.as_secs_f64();
 
-    let observer = proxy.observer(&site)?;
+    let observer = proxy.observer(&site, amount.answer)?;
     let mut run = Run { source: &source, observer, first: 0, services, made: 0, amount };
     step("one endpoint after the other");
     result.endpoint = run.latency(&process, amount.changes, 1, Run::replace_endpoints)?;

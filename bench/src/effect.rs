@@ -1,21 +1,23 @@
-//! Seeing in the kernel that something has taken effect: by the packet filter's own notifications, and
-//! by packets.
+//! Seeing in the kernel that something has taken effect: by the packet filter's own notifications, by
+//! asking IPVS, and by packets.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use kernel::ipvs::{Ipvs, Transport, VirtualServerKey};
 use kernel::netlink::{Protocol, Socket};
 use kernel::netns::Netns;
 use kernel::nftables::{self, Family, Table};
 use kernel::xtables::Tables;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::cluster::ENDPOINT_PORT;
+use crate::cluster::{ENDPOINT_PORT, ENDPOINTS};
 use crate::control::Objects;
 
 /// What is to be seen of a change.
@@ -31,17 +33,22 @@ pub(crate) struct Expected {
 pub(crate) enum Observer<'a> {
     /// By what the packet filter tells of its changes.
     Notifications(Listener),
-    /// By connections from a namespace, made until one shows the change.
-    Packets(&'a Netns),
+    /// By asking IPVS, which tells nobody of its changes.
+    Servers(Servers),
+    /// By connections from a namespace, made until one shows the change, each of which may take so long.
+    Packets(&'a Netns, Duration),
 }
 
 impl Observer<'_> {
     /// Forgets what was seen so far.
     pub(crate) fn clear(&mut self) {
-        if let Observer::Notifications(listener) = self {
-            // If some were lost, all are forgotten all the same.
-            let _ = listener.socket.notifications();
-        }
+        let listener = match self {
+            Observer::Notifications(listener) => listener,
+            Observer::Servers(servers) => &mut servers.listener,
+            Observer::Packets(..) => return,
+        };
+        // If some were lost, all are forgotten all the same.
+        let _ = listener.socket.notifications();
     }
 
     /// Waits until all of this can be seen; answers since when, in its order.
@@ -56,10 +63,11 @@ impl Observer<'_> {
                 let addresses: Vec<Ipv4Addr> = expected.iter().map(address).collect();
                 listener.wait_for(&addresses, limit)
             }
-            Observer::Packets(from) => from.run(|| {
+            Observer::Servers(servers) => servers.wait_for(expected, limit),
+            Observer::Packets(from, patience) => from.run(|| {
                 let start = Instant::now();
                 let seen = |expected: &Expected| {
-                    while !shows(expected) {
+                    while !shows(expected, *patience) {
                         ensure!(start.elapsed() < limit, "no effect in {limit:?}: {expected:?}");
                     }
                     Ok(Instant::now())
@@ -71,8 +79,8 @@ impl Observer<'_> {
 }
 
 /// Whether a connection shows what is expected.
-fn shows(expected: &Expected) -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&expected.service.into(), PATIENCE) else {
+fn shows(expected: &Expected, patience: Duration) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&expected.service.into(), patience) else {
         return false;
     };
     let mut address = [0; 4];
@@ -104,7 +112,7 @@ pub(crate) fn objects(netns: &Netns) -> anyhow::Result<Objects> {
         let mut objects = Objects::default();
         for family in [Family::Ipv4, Family::Ipv6] {
             // The last two are those of iptables' nft flavour.
-            for name in ["portolan", "kube-proxy", "nat", "filter"] {
+            for name in ["portolan", "portolan-ipvs", "kube-proxy", "nat", "filter"] {
                 let table = Table { family, name: name.into() };
                 if !nftables::table_exists(&mut socket, &table)? {
                     continue;
@@ -128,6 +136,15 @@ pub(crate) fn objects(netns: &Netns) -> anyhow::Result<Objects> {
             for name in ["nat", "filter"] {
                 let entries = tables.info(name)?.map_or(0, |info| info.entries());
                 objects.rules += u64::from(entries);
+            }
+        }
+        // Asking for it would load it where it is not in use.
+        if Path::new("/proc/net/ip_vs").exists()
+            && let Some(mut ipvs) = Ipvs::open()?
+        {
+            for server in ipvs.servers()? {
+                objects.servers += 1;
+                objects.destinations += ipvs.destinations(&server.key())?.len() as u64;
             }
         }
         Ok(objects)
@@ -185,21 +202,77 @@ impl Listener {
     }
 }
 
-/// How long an answer to a probe may take; whoever is not served has none.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How long IPVS is left alone before it is asked again: asking keeps it from being changed.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Sees what changes in IPVS of a namespace.
+///
+/// Of virtual servers the kernel tells nobody, so that their destinations are asked for until they are as
+/// expected. A new Service is reached when its address and its part of the packet filter are there, which come
+/// after its destinations and of which there are notifications.
+pub(crate) struct Servers {
+    ipvs: Ipvs,
+    listener: Listener,
+}
+
+impl Servers {
+    /// Opens IPVS of a namespace and begins to listen.
+    pub(crate) fn open(netns: &Netns) -> anyhow::Result<Self> {
+        let ipvs = Ipvs::open_in(netns)?.context("this kernel has no IPVS (module ip_vs)")?;
+        Ok(Self { ipvs, listener: Listener::open(netns)? })
+    }
+
+    fn wait_for(&mut self, expected: &[Expected], limit: Duration) -> anyhow::Result<Vec<Instant>> {
+        let is_new = |expected: &&Expected| expected.endpoint.is_none();
+        let new: Vec<Ipv4Addr> = expected.iter().filter(is_new).map(|e| *e.service.ip()).collect();
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        for (service, endpoint) in expected.iter().filter_map(|e| Some((e.service, e.endpoint?))) {
+            while !self.leads_to(service, endpoint)? {
+                ensure!(
+                    start.elapsed() < limit,
+                    "virtual server {service} does not lead to {endpoint} after {limit:?}"
+                );
+                thread::sleep(PAUSE);
+            }
+            seen.push(Instant::now());
+        }
+        let mut of_new = self.listener.wait_for(&new, limit)?.into_iter();
+        let mut of_others = seen.into_iter();
+        let each = expected.iter().filter_map(|expected| match expected.endpoint {
+            Some(_) => of_others.next(),
+            None => of_new.next(),
+        });
+        Ok(each.collect())
+    }
+
+    /// Whether a Service leads to this endpoint, and to no more than it has: one that was replaced stays as
+    /// long as it has connections, with weight 0.
+    fn leads_to(&mut self, service: SocketAddrV4, endpoint: Ipv4Addr) -> anyhow::Result<bool> {
+        let key = VirtualServerKey::Address { transport: Transport::Tcp, address: service.into() };
+        let destinations = self.ipvs.destinations(&key)?.into_iter().map(|state| state.destination);
+        let taking: Vec<IpAddr> =
+            destinations.filter(|d| d.weight > 0).map(|d| d.address.ip()).collect();
+        Ok(taking.contains(&endpoint.into()) && taking.len() == ENDPOINTS as usize)
+    }
+}
 
 /// Waits until connections from a namespace to all of these are answered; answers when the last was.
-/// `start` is when what leads there was started.
+/// `start` is when what leads there was started, `patience` how long an answer may take: whoever is not
+/// served has none. `check` fails when there is nothing to wait for any more.
 pub(crate) fn wait_for_answers(
     from: &Netns,
     addresses: &[SocketAddr],
     start: Instant,
     limit: Duration,
+    patience: Duration,
+    mut check: impl FnMut() -> anyhow::Result<()> + Send,
 ) -> anyhow::Result<Instant> {
     from.run(|| {
         for address in addresses {
-            while TcpStream::connect_timeout(address, PATIENCE).is_err() {
+            while TcpStream::connect_timeout(address, patience).is_err() {
                 ensure!(start.elapsed() < limit, "{address} does not answer after {limit:?}");
+                check()?;
                 // Where the kernel says at once that nobody is there.
                 std::thread::sleep(Duration::from_micros(500));
             }

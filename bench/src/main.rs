@@ -12,6 +12,7 @@ mod effect;
 mod interrupt;
 mod page;
 mod path;
+mod planes;
 mod plots;
 mod process;
 mod progress;
@@ -32,7 +33,7 @@ use clap::{Args, Parser, Subcommand};
 
 use progress::Progress;
 use proxies::{DataPlane, Mode, Proxy};
-use results::Results;
+use results::{About, Results};
 
 /// Measures what Portolan costs. Needs root: everything happens in network namespaces of its own.
 #[derive(Debug, Parser)]
@@ -75,13 +76,8 @@ struct Run {
     /// The binary that is measured.
     #[arg(long, value_name = "FILE", default_value = "target/release/portolan")]
     portolan: PathBuf,
-    /// The data planes of Portolan that are measured.
-    #[arg(
-        long,
-        value_name = "NAME,...",
-        value_delimiter = ',',
-        default_value = "nftables,iptables-nft,iptables-legacy"
-    )]
+    /// The data planes of Portolan that are measured [default: all that this kernel has]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     dataplanes: Vec<DataPlane>,
     /// A kube-proxy to be measured in the same run on the same objects.
     #[arg(long, value_name = "FILE")]
@@ -98,6 +94,16 @@ struct Run {
     /// Runs of each way of a connection [default: 7, quickly 5]
     #[arg(long, value_name = "N")]
     runs: Option<usize>,
+    /// No connections under rules of kube-proxy's shape.
+    #[arg(long)]
+    no_shapes: bool,
+    /// The machine is an imitated one and slow: waits are longer, and the results say that only ratios
+    /// mean something.
+    #[arg(long)]
+    imitated: bool,
+    /// The commit that is measured [default: what git says]
+    #[arg(long, value_name = "NAME")]
+    commit: Option<String>,
     /// Where the results go; page and pictures only if this is `docs`.
     #[arg(long, value_name = "DIRECTORY", default_value = "docs")]
     out: PathBuf,
@@ -125,13 +131,19 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         ensure!(peer.exists(), "--peer: {} is not there", peer.display());
     }
     ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
-    let own = run.dataplanes.iter().map(|plane| Proxy::Portolan(portolan.clone(), *plane));
+    let planes = match run.dataplanes.is_empty() {
+        true => DataPlane::of_this_kernel()?,
+        false => run.dataplanes.clone(),
+    };
+    planes.iter().try_for_each(|plane| plane.check())?;
+    let own = planes.iter().map(|plane| Proxy::Portolan(portolan.clone(), *plane));
     let own: Vec<Proxy> = own.collect();
     let peer = run.peer.clone().map(|program| Proxy::KubeProxy(program, run.peer_mode));
     interrupt::watch()?;
     let proxies: Vec<&Proxy> = own.iter().chain(&peer).collect();
     // What stands still for long is looked at: a kube-proxy takes minutes with many Services.
-    let limit = Duration::from_secs(if peer.is_some() { 1800 } else { 120 });
+    let limit = Duration::from_secs(if peer.is_some() || run.imitated { 1800 } else { 120 });
+    let answer = Duration::from_millis(if run.imitated { 100 } else { 2 });
     let amount = control::Amount {
         changes: 1000,
         burst: 100,
@@ -139,6 +151,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         patience: Duration::from_secs(60),
         idle: Duration::from_secs(if run.quick { 3 } else { 20 }),
         limit,
+        answer,
     };
     let rules = rules(run, &proxies);
     let seconds = if run.quick { 0.3 } else { 2.0 };
@@ -146,12 +159,18 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         runs: run.runs.unwrap_or(if run.quick { 5 } else { 7 }),
         run: Duration::from_secs_f64(seconds),
         limit,
+        answer,
     };
     let pairs = run.services.iter().flat_map(|n| proxies.iter().filter(|p| p.can_have(*n)));
     let parts = pairs.count() as u64 + path_amount.parts(&rules);
     let progress = Progress::new(parts);
     let mut control = Vec::new();
     if !run.only_path {
+        for proxy in &proxies {
+            progress.step(&format!("{}: first start", proxy.name()));
+            let what = || format!("{}: first start", proxy.name());
+            control::warm_up(proxy, &amount).with_context(what)?;
+        }
         for services in &run.services {
             for proxy in proxies.iter().filter(|proxy| proxy.can_have(*services)) {
                 let measured = control::measure(proxy, *services, &amount, &progress)
@@ -166,8 +185,10 @@ fn measure(run: &Run) -> anyhow::Result<()> {
         false => path::measure(&rules, &path_amount, &progress)?,
     };
     drop(progress);
-    let results = Results::new(run.quick, control, paths);
-    print!("{}", page::tables(&results));
+    let about =
+        About { commit: run.commit.clone(), is_quick: run.quick, is_imitated: run.imitated };
+    let results = Results::new(about, control, paths);
+    print!("{}", page::tables(&results, None));
     let directory = run.out.join("performance");
     fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     results.write(&directory.join("results.json"))?;
@@ -187,8 +208,12 @@ fn rules(run: &Run, proxies: &[&Proxy]) -> Vec<path::Rules> {
         rules.extend(measured.map(|proxy| Rules::Of((*proxy).clone(), *services)));
     }
     // Loading more of these takes minutes.
-    let shaped = if run.quick { vec![1_000] } else { vec![1_000, 10_000] };
-    for services in shaped {
+    let shaped: &[u32] = match (run.no_shapes, run.quick) {
+        (true, _) => &[],
+        (false, true) => &[1_000],
+        (false, false) => &[1_000, 10_000],
+    };
+    for services in shaped.iter().copied() {
         rules.extend([Rules::NftablesShape(services), Rules::IptablesShape(services)]);
     }
     rules
@@ -202,6 +227,9 @@ fn compare_files(old: &std::path::Path, new: &std::path::Path) -> anyhow::Result
 fn write_page(docs: &std::path::Path) -> anyhow::Result<()> {
     let directory = docs.join("performance");
     let results = Results::read(&directory.join("results.json"))?;
-    plots::draw(&directory, &results)?;
-    page::update(&docs.join("performance.md"), &results)
+    // What `make bench-vm` has left.
+    let ipvs = directory.join("ipvs.json");
+    let ipvs = ipvs.exists().then(|| Results::read(&ipvs)).transpose()?;
+    plots::draw(&directory, &results, ipvs.as_ref())?;
+    page::update(&docs.join("performance.md"), &results, ipvs.as_ref())
 }

@@ -3,9 +3,11 @@
 use std::path::Path as FilePath;
 
 use anyhow::anyhow;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::path::Way;
+use crate::planes::{self, Runs};
 use crate::results::Results;
 
 /// Size of a picture.
@@ -23,12 +25,16 @@ const COLOURS: [RGBColor; 5] = [
 type Line = (String, Vec<(f64, f64)>);
 
 /// Draws all pictures into a directory.
-pub(crate) fn draw(directory: &FilePath, results: &Results) -> anyhow::Result<()> {
+pub(crate) fn draw(
+    directory: &FilePath,
+    results: &Results,
+    imitated: Option<&Results>,
+) -> anyhow::Result<()> {
     let by_proxy = |value: fn(&crate::control::Control) -> f64| {
         lines(results.control.iter().map(|c| (c.proxy.clone(), c.services, value(c))))
     };
     let picture = |name: &str, title: &str, unit: &str, lines: Vec<Line>| {
-        plot(&directory.join(name), title, unit, &lines)
+        plot(&directory.join(name), title, unit, Scale::Linear, &lines)
     };
     picture("start.svg", "Start to complete state", "seconds", by_proxy(|c| c.start_seconds))?;
     picture(
@@ -49,7 +55,29 @@ pub(crate) fn draw(directory: &FilePath, results: &Results) -> anyhow::Result<()
         "New connections through a ClusterIP",
         "of the direct way without rules",
         lines(cluster_ip.map(|p| (p.rules.clone(), p.services, p.of_no_rules.median))),
+    )?;
+    plot(
+        &directory.join("dataplanes.svg"),
+        "One endpoint's change by data plane, p50",
+        "milliseconds",
+        Scale::Logarithmic,
+        &changes_by_plane(Runs { here: results, imitated }),
     )
+}
+
+/// The time of one endpoint's change on each data plane.
+fn changes_by_plane(runs: Runs<'_>) -> Vec<Line> {
+    let figures = planes::ALL.into_iter().flat_map(|(proxy, name)| {
+        planes::SERVICES.into_iter().filter_map(move |services| {
+            let change = runs.control(proxy, services, |control| control.endpoint.p50_ms)?;
+            let name = match change.is_estimated {
+                true => format!("{name} (nftables times their ratio in an imitated machine)"),
+                false => name.to_owned(),
+            };
+            Some((name, services, change.value))
+        })
+    });
+    lines(figures)
 }
 
 /// Values by name and number of Services as lines.
@@ -65,11 +93,49 @@ fn lines(values: impl Iterator<Item = (String, u32, f64)>) -> Vec<Line> {
     lines
 }
 
-fn plot(path: &FilePath, title: &str, unit: &str, lines: &[Line]) -> anyhow::Result<()> {
-    let failed = |error: &dyn std::fmt::Display| anyhow!("draw {}: {error}", path.display());
+/// How heights are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    /// From zero on.
+    Linear,
+    /// By powers of ten.
+    Logarithmic,
+}
+
+fn plot(
+    path: &FilePath,
+    title: &str,
+    unit: &str,
+    scale: Scale,
+    lines: &[Line],
+) -> anyhow::Result<()> {
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(1e-3, f64::max);
-    let (last, highest) = (most(|point| point.0), most(|point| point.1) * 1.15);
+    let highest = points().map(|point| point.1).fold(1e-3, f64::max);
+    match scale {
+        Scale::Linear => plot_on(path, title, unit, 0.0..highest * 1.15, lines),
+        Scale::Logarithmic => {
+            let lowest = points().map(|point| point.1).fold(highest, f64::min).max(1e-3);
+            // With room for the names above.
+            let heights = (lowest / 2.0..highest * 8.0).log_scale();
+            plot_on(path, title, unit, heights, lines)
+        }
+    }
+}
+
+fn plot_on<Y>(
+    path: &FilePath,
+    title: &str,
+    unit: &str,
+    heights: Y,
+    lines: &[Line],
+) -> anyhow::Result<()>
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let failed = |error: &dyn std::fmt::Display| anyhow!("draw {}: {error}", path.display());
+    let points = lines.iter().flat_map(|(_, points)| points);
+    let last = points.map(|point| point.0).fold(1_000.0, f64::max);
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE).map_err(|e| failed(&e))?;
     let mut chart = ChartBuilder::on(&root)
@@ -77,7 +143,7 @@ fn plot(path: &FilePath, title: &str, unit: &str, lines: &[Line]) -> anyhow::Res
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d((800.0..last * 1.2).log_scale(), 0.0..highest)
+        .build_cartesian_2d((800.0..last * 1.2).log_scale(), heights)
         .map_err(|e| failed(&e))?;
     chart
         .configure_mesh()

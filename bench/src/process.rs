@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use kernel::netns::Netns;
 
 use crate::interrupt::{self, Left};
@@ -43,6 +43,12 @@ impl Measured {
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        ensure!(self.is_running(), "it has ended by itself");
+        Ok(())
     }
 
     /// Processor time that it and the children it has waited for have used.

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 
 use crate::cluster::{NODE, POD_RANGE};
-use crate::effect::{Listener, Observer};
+use crate::effect::{Listener, Observer, Servers};
 use crate::site::Site;
 
 /// A proxy.
@@ -29,6 +30,35 @@ pub(crate) enum DataPlane {
     IptablesNft,
     /// Legacy iptables.
     IptablesLegacy,
+    /// IPVS, where the kernel has it.
+    Ipvs,
+}
+
+impl DataPlane {
+    /// All that this kernel can be programmed with.
+    pub(crate) fn of_this_kernel() -> anyhow::Result<Vec<Self>> {
+        let mut all = vec![Self::Nftables, Self::IptablesNft, Self::IptablesLegacy];
+        if has_ipvs()? {
+            all.push(Self::Ipvs);
+        }
+        Ok(all)
+    }
+
+    /// Fails if this kernel can't be programmed with it.
+    pub(crate) fn check(self) -> anyhow::Result<()> {
+        ensure!(
+            self != Self::Ipvs || has_ipvs()?,
+            "--dataplanes ipvs: this kernel has no IPVS (module ip_vs); `make bench-vm` measures it \
+             under one that has it, in a virtual machine"
+        );
+        Ok(())
+    }
+}
+
+/// Whether the kernel has IPVS, which it loads if so.
+fn has_ipvs() -> anyhow::Result<bool> {
+    let version = kernel::ipvs::available().context("ask for IPVS: it needs root")?;
+    Ok(version.is_some())
 }
 
 /// kube-proxy's data planes.
@@ -47,22 +77,32 @@ impl Proxy {
             Proxy::Portolan(_, DataPlane::Nftables) => "portolan",
             Proxy::Portolan(_, DataPlane::IptablesNft) => "portolan-iptables-nft",
             Proxy::Portolan(_, DataPlane::IptablesLegacy) => "portolan-iptables-legacy",
+            Proxy::Portolan(_, DataPlane::Ipvs) => "portolan-ipvs",
             Proxy::KubeProxy(_, Mode::Nftables) => "kube-proxy-nftables",
             Proxy::KubeProxy(_, Mode::Iptables) => "kube-proxy-iptables",
         }
     }
 
     /// Whether it is worth the time to measure it with so many Services: with more, whatever writes
-    /// iptables takes seconds for one change, and a kube-proxy minutes.
+    /// iptables takes seconds for one change, and a kube-proxy minutes. IPVS is there to be compared with
+    /// them.
     pub(crate) fn can_have(&self, services: u32) -> bool {
         matches!(self, Proxy::Portolan(_, DataPlane::Nftables)) || services <= 10_000
     }
 
     /// How its changes are seen at a site.
-    pub(crate) fn observer<'s>(&self, site: &'s Site) -> anyhow::Result<Observer<'s>> {
+    /// `patience` is how long a packet's answer may take.
+    pub(crate) fn observer<'s>(
+        &self,
+        site: &'s Site,
+        patience: Duration,
+    ) -> anyhow::Result<Observer<'s>> {
         match self {
             Proxy::KubeProxy(_, Mode::Iptables) | Proxy::Portolan(_, DataPlane::IptablesLegacy) => {
-                Ok(Observer::Packets(&site.client))
+                Ok(Observer::Packets(&site.client, patience))
+            }
+            Proxy::Portolan(_, DataPlane::Ipvs) => {
+                Ok(Observer::Servers(Servers::open(&site.node)?))
             }
             _ => Ok(Observer::Notifications(Listener::open(&site.node)?)),
         }
@@ -90,6 +130,7 @@ impl Proxy {
                         DataPlane::IptablesLegacy => {
                             &["--proxy-mode=iptables", "--iptables-backend=legacy"]
                         }
+                        DataPlane::Ipvs => &["--proxy-mode=ipvs"],
                     });
                 Ok(command)
             }

@@ -38,11 +38,25 @@ pub(crate) struct Machine {
     pub(crate) memory_bytes: u64,
     /// Release of its kernel.
     pub(crate) kernel: String,
+    /// A program imitates it, so that only ratios between its figures mean something.
+    #[serde(default)]
+    pub(crate) is_imitated: bool,
+}
+
+/// What a run can't find out by itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    /// The commit that is measured; `None` to ask git.
+    pub(crate) commit: Option<String>,
+    /// It took a few minutes only.
+    pub(crate) is_quick: bool,
+    /// The machine is imitated.
+    pub(crate) is_imitated: bool,
 }
 
 impl Results {
     /// What was measured on this machine, now.
-    pub(crate) fn new(is_quick: bool, control: Vec<Control>, paths: Vec<Path>) -> Self {
+    pub(crate) fn new(about: About, control: Vec<Control>, paths: Vec<Path>) -> Self {
         let say = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output().ok()?;
             let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
@@ -58,14 +72,18 @@ impl Results {
         let kibibytes = memory.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease");
         Self {
-            commit: say("git", &["describe", "--always", "--dirty"]).unwrap_or_else(unknown),
+            commit: about
+                .commit
+                .or_else(|| say("git", &["describe", "--always", "--dirty"]))
+                .unwrap_or_else(unknown),
             date: say("date", &["-u", "+%Y-%m-%d"]).unwrap_or_else(unknown),
-            is_quick,
+            is_quick: about.is_quick,
             machine: Machine {
                 processor: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
                 processors: std::thread::available_parallelism().map_or(1, usize::from),
                 memory_bytes: kibibytes.unwrap_or(0) * 1024,
                 kernel: kernel.map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+                is_imitated: about.is_imitated,
             },
             control,
             paths,
@@ -85,14 +103,14 @@ impl Results {
         fs::write(path, text).with_context(|| format!("write {}", path.display()))
     }
 
-    /// What was measured of Portolan with so many Services.
-    pub(crate) fn portolan(&self, services: u32) -> Option<&Control> {
-        self.control.iter().find(|c| c.proxy == "portolan" && c.services == services)
+    /// What was measured of a proxy with so many Services.
+    pub(crate) fn control(&self, proxy: &str, services: u32) -> Option<&Control> {
+        self.control.iter().find(|c| c.proxy == proxy && c.services == services)
     }
 
-    /// A way under Portolan's rules.
-    pub(crate) fn path(&self, services: u32, way: Way) -> Option<&Path> {
-        let is_it = |p: &&Path| p.rules == "portolan" && p.services == services && p.way == way;
+    /// A way under the rules of a proxy.
+    pub(crate) fn path(&self, rules: &str, services: u32, way: Way) -> Option<&Path> {
+        let is_it = |p: &&Path| p.rules == rules && p.services == services && p.way == way;
         self.paths.iter().find(is_it)
     }
 }

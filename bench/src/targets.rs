@@ -1,7 +1,7 @@
 //! What Portolan is to reach, and whether it does.
 
-use crate::control::Control;
-use crate::path::{Path, Way};
+use crate::path::Way;
+use crate::planes::{IPVS, NFTABLES};
 use crate::results::Results;
 
 /// A target and what was measured.
@@ -22,7 +22,21 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
     let mut add = |asked: &str, measured: String, is_met| {
         targets.push(Target { asked: asked.to_owned(), measured, is_met });
     };
-    let at = |services| results.portolan(services);
+    if let (Some(base), Some(ipvs)) =
+        (results.control(NFTABLES, 10_000), results.control(IPVS, 10_000))
+    {
+        let ratio = ipvs.endpoint.p50_ms / base.endpoint.p50_ms;
+        add(
+            "one endpoint's change on IPVS with 10,000 Services: p50 at most 2 x that of nftables",
+            format!("{ratio:.2} x"),
+            ratio <= 2.0,
+        );
+    }
+    // All others are figures and not ratios.
+    if results.machine.is_imitated {
+        return targets;
+    }
+    let at = |services| results.control(NFTABLES, services);
     if let (Some(few), Some(many)) = (at(1_000), at(50_000)) {
         let ratio = many.endpoint.p99_ms / few.endpoint.p99_ms;
         add(
@@ -31,7 +45,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
             ratio <= 1.5,
         );
     }
-    for control in results.control.iter().filter(|c| c.proxy == "portolan") {
+    for control in results.control.iter().filter(|c| c.proxy == NFTABLES) {
         let services = control.services;
         let within = |what: &str, p99: f64, limit: f64| {
             (
@@ -49,8 +63,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         }
     }
     for (name, limit) in [("portolan-iptables-nft", 100.0), ("portolan-iptables-legacy", 1000.0)] {
-        let is_it = |c: &&Control| c.proxy == name && c.services == 10_000;
-        let Some(control) = results.control.iter().find(is_it) else { continue };
+        let Some(control) = results.control(name, 10_000) else { continue };
         add(
             &format!("{name}: one endpoint's change with 10,000 Services: p50 under {limit} ms"),
             format!("{:.0} ms, p99 {:.0} ms", control.endpoint.p50_ms, control.endpoint.p99_ms),
@@ -58,8 +71,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         );
     }
     for name in ["portolan-iptables-nft", "portolan-iptables-legacy"] {
-        let is_it = |p: &&Path| p.rules == name && p.services == 10_000 && p.way == Way::ClusterIp;
-        let Some(path) = results.paths.iter().find(is_it) else { continue };
+        let Some(path) = results.path(name, 10_000, Way::ClusterIp) else { continue };
         add(
             &format!(
                 "{name}: new connections through the last of 10,000 ClusterIPs: at least 0.7 of the direct way without any rules"
@@ -94,7 +106,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
             megabytes < limit,
         );
     }
-    if let Some(path) = results.path(50_000, Way::ClusterIp) {
+    if let Some(path) = results.path(NFTABLES, 50_000, Way::ClusterIp) {
         add(
             "new connections through a ClusterIP with 50,000 Services: at least 0.95 of the direct way under the same rules",
             format!("{:.3}", path.of_direct.median),
@@ -113,7 +125,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
             control.idle_share < 0.001,
         );
     }
-    for control in results.control.iter().filter(|c| c.proxy == "portolan") {
+    for control in results.control.iter().filter(|c| c.proxy == NFTABLES) {
         // What is new lies elsewhere than what was there first, so memory grows until every object
         // has been replaced a few times: in the end it must not.
         let samples = &control.churn_bytes;

@@ -35,6 +35,8 @@ pub(crate) struct Amount {
     pub(crate) run: Duration,
     /// How long loading a rule set may take.
     pub(crate) limit: Duration,
+    /// How long the answer to a packet may take.
+    pub(crate) answer: Duration,
 }
 
 impl Amount {
@@ -216,11 +218,15 @@ impl Loaded {
                 process = Some(Measured::start(&site.node, &mut command, &log)?);
             }
         }
-        let loaded = Self { name, services, site, endpoints, _process: process };
+        let mut loaded = Self { name, services, site, endpoints, _process: None };
         let targets = loaded.ways().map(|way| (way, loaded.address(way).into()));
         for (way, address) in targets {
-            wait_for_answers(loaded.client(way), &[address], Instant::now(), amount.limit)?;
+            let (client, begun) = (loaded.client(way), Instant::now());
+            wait_for_answers(client, &[address], begun, amount.limit, amount.answer, || {
+                process.as_mut().map_or(Ok(()), Measured::check)
+            })?;
         }
+        loaded._process = process;
         Ok(loaded)
     }
 

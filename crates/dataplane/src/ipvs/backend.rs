@@ -102,7 +102,9 @@ impl Ipvs {
     ) -> Result<usize> {
         self.apply(&transition.gains, &transition.owners)?;
         let refused = self.link.add(&transition.came, sources)?;
-        self.own.note_link(!transition.came.is_empty() || self.link.exists()?);
+        if !transition.came.is_empty() {
+            self.own.note_link(true);
+        }
         if let Some((address, reason)) = refused.into_iter().next() {
             return Err(failure(format!("virtual address {address}: {reason}")));
         }
@@ -148,8 +150,7 @@ impl Ipvs {
         let free: BTreeSet<IpAddr> =
             self.leaving.iter().copied().filter(|ip| content.is_free(*ip)).collect();
         self.link.remove(&free)?;
-        self.leaving
-            .retain(|ip| !free.contains(ip) && !content.addresses().any(|held| held == *ip));
+        self.leaving.retain(|ip| !free.contains(ip) && !content.has_address(*ip));
         Ok(())
     }
 
@@ -169,6 +170,7 @@ impl Ipvs {
         let wanted: BTreeSet<IpAddr> = content.addresses().collect();
         transition.came = wanted.difference(&there).copied().collect();
         transition.left = there.difference(&wanted).copied().collect();
+        self.own.note_link(self.link.exists()?);
         self.content = Some(content);
         self.companion.set_role(Role::Accompany(host));
         self.carry_out(&transition, &sources, |companion| companion.restore(whole))
@@ -212,8 +214,7 @@ impl Ipvs {
             let states = self.ipvs.destinations(&key)?;
             // Of a server of TCP that refuses what is new, only established connections are kept. Those
             // of UDP never count as such.
-            let keeps_all =
-                content.held.get(&key).is_some_and(|held| held.is_wanted || held.is_udp);
+            let keeps_all = content.held(&key).is_some_and(|held| held.is_wanted || held.is_udp);
             let connections = |state: &ipvs::DestinationState| match keeps_all {
                 true => state.active + state.inactive,
                 false => state.active,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use kernel::ipvs::{Destination, Operation, VirtualServer, VirtualServerKey};
+use kernel::ipvs::{Destination, Operation, Transport, VirtualServer, VirtualServerKey};
 use model::Protocol;
 use plan::{Group, GroupId};
 
@@ -31,9 +31,9 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether it has destinations that go.
-    pub fn drains(&self) -> bool {
-        self.destinations.values().any(|weight| *weight == DRAINS)
+    /// Whether it goes, or some of its destinations.
+    fn goes(&self) -> bool {
+        !self.is_wanted || self.destinations.values().any(|weight| *weight == DRAINS)
     }
 }
 
@@ -45,7 +45,10 @@ pub struct Content {
     /// How many groups have a virtual address.
     addresses: BTreeMap<IpAddr, usize>,
     /// What the kernel holds of ours.
-    pub held: BTreeMap<VirtualServerKey, Held>,
+    held: BTreeMap<VirtualServerKey, Held>,
+    /// Those of them that go, or that have destinations that do: a change looks at these alone, not at all
+    /// that is held.
+    going: BTreeSet<VirtualServerKey>,
 }
 
 /// Operations in the order in which they are to be done.
@@ -66,7 +69,13 @@ pub struct Transition {
 impl Content {
     /// Nothing, on a host of which the kernel holds this.
     pub fn new(around: Surroundings, held: BTreeMap<VirtualServerKey, Held>) -> Self {
-        Self { around, groups: HashMap::new(), addresses: BTreeMap::new(), held }
+        let going = held.iter().filter(|(_, held)| held.goes()).map(|(key, _)| *key).collect();
+        Self { around, groups: HashMap::new(), addresses: BTreeMap::new(), held, going }
+    }
+
+    /// A virtual server that the kernel holds.
+    pub fn held(&self, key: &VirtualServerKey) -> Option<&Held> {
+        self.held.get(key)
     }
 
     /// What virtual servers depend on besides groups.
@@ -148,13 +157,14 @@ impl Content {
 
     /// Virtual servers that nobody asks for any more.
     pub fn unwanted(&self) -> Vec<VirtualServerKey> {
-        self.held.iter().filter(|(_, held)| !held.is_wanted).map(|(key, _)| *key).collect()
+        let is_unwanted =
+            |key: &&VirtualServerKey| self.held.get(key).is_some_and(|h| !h.is_wanted);
+        self.going.iter().filter(is_unwanted).copied().collect()
     }
 
     /// Virtual servers that have destinations on their way out, or that are so themselves.
     pub fn draining(&self) -> Vec<VirtualServerKey> {
-        let is_draining = |held: &Held| !held.is_wanted || held.drains();
-        self.held.iter().filter(|(_, held)| is_draining(held)).map(|(key, _)| *key).collect()
+        self.going.iter().copied().collect()
     }
 
     /// Takes away those destinations of a virtual server that go and that have no connection any more,
@@ -177,14 +187,34 @@ impl Content {
             losses.push(Operation::DeleteServer(key));
             self.held.remove(&key);
         }
+        self.note_going(key);
+    }
+
+    /// Whether some group has a virtual address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address)
     }
 
     /// Whether a virtual address can go: no virtual server stands at it.
     pub fn is_free(&self, address: IpAddr) -> bool {
-        !self.addresses.contains_key(&address)
-            && !self.held.keys().any(|key| {
-                matches!(key, VirtualServerKey::Address { address: at, .. } if at.ip() == address)
-            })
+        let at = |transport, port| VirtualServerKey::Address {
+            transport,
+            address: SocketAddr::new(address, port),
+        };
+        let is_held = |transport| {
+            let ports = at(transport, u16::MIN)..=at(transport, u16::MAX);
+            self.held.range(ports).next().is_some()
+        };
+        !self.has_address(address)
+            && ![Transport::Tcp, Transport::Udp, Transport::Sctp].into_iter().any(is_held)
+    }
+
+    /// Keeps in mind whether a virtual server goes, or some of its destinations.
+    fn note_going(&mut self, key: VirtualServerKey) {
+        match self.held.get(&key).is_some_and(Held::goes) {
+            true => self.going.insert(key),
+            false => self.going.remove(&key),
+        };
     }
 
     /// Makes a virtual server what is wanted.
@@ -249,6 +279,7 @@ impl Content {
             transition.losses.push(Operation::DeleteServer(key));
             self.held.remove(&key);
         }
+        self.note_going(key);
     }
 
     fn count(&mut self, counts: BTreeMap<IpAddr, isize>, transition: &mut Transition) {
@@ -274,5 +305,68 @@ impl Transition {
     /// The number of operations.
     pub fn operations(&self) -> usize {
         self.gains.len() + self.losses.len() + self.came.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kernel::ipvs::Scheduler;
+
+    use super::*;
+
+    fn key(address: &str) -> VirtualServerKey {
+        VirtualServerKey::Address { transport: Transport::Tcp, address: address.parse().unwrap() }
+    }
+
+    fn held(is_wanted: bool, weights: &[u32]) -> Held {
+        let address = |place| SocketAddr::from(([10, 244, 0, place as u8], 8080));
+        let destinations = weights.iter().enumerate();
+        Held {
+            server: None,
+            destinations: destinations.map(|(place, weight)| (address(place), *weight)).collect(),
+            is_udp: false,
+            is_wanted,
+        }
+    }
+
+    fn content(servers: &[(&str, Held)]) -> Content {
+        let around = Surroundings {
+            scheduler: Scheduler::RoundRobin,
+            host: Arc::default(),
+            node_addresses: BTreeSet::new(),
+            sources: Vec::new(),
+        };
+        Content::new(around, servers.iter().map(|(at, held)| (key(at), held.clone())).collect())
+    }
+
+    #[test]
+    fn only_what_goes_is_looked_at() {
+        let mut content = content(&[
+            ("10.96.0.1:80", held(true, &[TAKES, TAKES])),
+            ("10.96.0.2:80", held(true, &[TAKES, DRAINS])),
+            ("10.96.0.3:80", held(false, &[DRAINS])),
+        ]);
+        let (draining, unwanted) = (key("10.96.0.2:80"), key("10.96.0.3:80"));
+        assert_eq!(content.draining(), [draining, unwanted]);
+        assert_eq!(content.unwanted(), [unwanted]);
+        let mut losses = Vec::new();
+        content.finish(unwanted, |_| true, &mut losses);
+        assert_eq!((content.unwanted(), losses.len()), (vec![unwanted], 0));
+        content.finish(unwanted, |_| false, &mut losses);
+        assert_eq!(losses.last(), Some(&Operation::DeleteServer(unwanted)));
+        assert_eq!(content.draining(), [draining]);
+        content.finish(draining, |_| false, &mut losses);
+        assert!(content.draining().is_empty() && content.held(&draining).is_some());
+    }
+
+    #[test]
+    fn an_address_is_free_when_no_port_of_it_has_a_server() {
+        let content = content(&[
+            ("10.96.0.1:65535", held(true, &[TAKES])),
+            ("[fd00::1]:80", held(false, &[DRAINS])),
+        ]);
+        let is_free = |address: &str| content.is_free(address.parse().unwrap());
+        assert!(!is_free("10.96.0.1") && !is_free("fd00::1"));
+        assert!(is_free("10.96.0.0") && is_free("10.96.0.2") && is_free("fd00::"));
     }
 }

@@ -61,6 +61,18 @@ impl Link {
         Ok(self.rtnetlink.link(LINK)?.map(|link| link.index))
     }
 
+    /// Makes the link and sets it up, if that is not so yet. Answers its index.
+    fn ensure(&mut self) -> kernel::Result<u32> {
+        let is_ready =
+            |link: &kernel::route::Link| link.is_up() && link.kind.as_deref() == Some("dummy");
+        if let Some(link) = self.rtnetlink.link(LINK)?.filter(is_ready) {
+            return Ok(link.index);
+        }
+        let link = self.rtnetlink.ensure_dummy(LINK)?;
+        self.rtnetlink.set_up(LINK)?;
+        Ok(link.index)
+    }
+
     /// Adds virtual addresses, and the link if it is not there. `sources` are the host's addresses that
     /// it sends to them with. Answers how many were added, and those that were refused with the reason.
     pub(super) fn add(
@@ -71,22 +83,22 @@ impl Link {
         if addresses.is_empty() {
             return Ok(Vec::new());
         }
-        let link = self.rtnetlink.ensure_dummy(LINK)?;
-        self.rtnetlink.set_up(LINK)?;
+        let index = self.ensure()?;
         let source = |address: IpAddr| {
             sources.iter().copied().find(|source| Family::of(*source) == Family::of(address))
         };
         let route = |address: &IpAddr| LocalRoute { address: *address, source: source(*address) };
         let routes: Vec<LocalRoute> = addresses.iter().map(route).collect();
-        let refused = self.rtnetlink.add_local_routes(link.index, PROTOCOL, &routes)?;
+        let refused = self.rtnetlink.add_local_routes(index, PROTOCOL, &routes)?;
         Ok(refused.into_iter().map(|r| (r.net.addr(), r.error.to_string())).collect())
     }
 
     /// Takes virtual addresses away.
     pub(super) fn remove(&mut self, addresses: &BTreeSet<IpAddr>) -> kernel::Result<()> {
         let Some(index) = self.index()?.filter(|_| !addresses.is_empty()) else { return Ok(()) };
-        let mut routes = self.routes()?;
-        routes.retain(|route| addresses.contains(&route.address));
+        // Whatever its source is. They are not listed, which would take longer the more there are.
+        let route = |address: &IpAddr| LocalRoute { address: *address, source: None };
+        let routes: Vec<LocalRoute> = addresses.iter().map(route).collect();
         let refused = self.rtnetlink.delete_local_routes(index, PROTOCOL, &routes)?;
         refused.into_iter().next().map_or(Ok(()), |refused| Err(refused.error))
     }
