@@ -241,7 +241,9 @@ fn settle(process: &Measured, limit: Duration) -> anyhow::Result<()> {
         ensure!(start.elapsed() < limit, "the process is still busy after {limit:?}");
         thread::sleep(Duration::from_millis(250));
         let now = process.on_cpu()?;
-        quiet = if now.saturating_sub(before) < Duration::from_millis(5) { quiet + 1 } else { 0 };
+        let is_quiet = now.saturating_sub(before) < Duration::from_millis(5);
+        // A program that it has started works for it.
+        quiet = if is_quiet && !process.has_children() { quiet + 1 } else { 0 };
         before = now;
     }
     Ok(())

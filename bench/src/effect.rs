@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cluster::{ENDPOINT_PORT, ENDPOINTS};
 use crate::control::Objects;
+use crate::site::Site;
 
 /// What is to be seen of a change.
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +36,63 @@ pub(crate) enum Observer<'a> {
     Notifications(Listener),
     /// By asking IPVS, which tells nobody of its changes.
     Servers(Servers),
-    /// By connections from a namespace, made until one shows the change, each of which may take so long.
-    Packets(&'a Netns, Duration),
+    /// By connections of a client, made until one shows the change.
+    Packets(Packets<'a>),
 }
+
+/// Connections that show a change.
+pub(crate) struct Packets<'a> {
+    site: &'a Site,
+    /// How long one may take.
+    patience: Duration,
+    /// How many were made since connection tracking was emptied.
+    made: u32,
+}
+
+/// So many connections that have ended the node tracks at most: they stay for two minutes, and once its
+/// table is full it drops what is new.
+const MOST_TRACKED: u32 = 20_000;
+
+impl<'a> Packets<'a> {
+    /// Connections of the client of a site.
+    pub(crate) fn of(site: &'a Site, patience: Duration) -> Self {
+        Self { site, patience, made: 0 }
+    }
+
+    fn wait_for(&mut self, expected: &[Expected], limit: Duration) -> anyhow::Result<Vec<Instant>> {
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        for expected in expected {
+            loop {
+                let patience = self.patience;
+                let (shown, made) = self.site.client.run(|| {
+                    let mut made = 0;
+                    while made < PROBES {
+                        made += 1;
+                        if shows(expected, patience) {
+                            return (Some(Instant::now()), made);
+                        }
+                    }
+                    (None, made)
+                })?;
+                self.made += made;
+                if self.made > MOST_TRACKED {
+                    self.site.run(&self.site.node, &["conntrack", "-F"])?;
+                    self.made = 0;
+                }
+                if let Some(at) = shown {
+                    seen.push(at);
+                    break;
+                }
+                ensure!(start.elapsed() < limit, "no effect in {limit:?}: {expected:?}");
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Connections that are made without looking at anything else.
+const PROBES: u32 = 1_000;
 
 impl Observer<'_> {
     /// Forgets what was seen so far.
@@ -64,16 +119,7 @@ impl Observer<'_> {
                 listener.wait_for(&addresses, limit)
             }
             Observer::Servers(servers) => servers.wait_for(expected, limit),
-            Observer::Packets(from, patience) => from.run(|| {
-                let start = Instant::now();
-                let seen = |expected: &Expected| {
-                    while !shows(expected, *patience) {
-                        ensure!(start.elapsed() < limit, "no effect in {limit:?}: {expected:?}");
-                    }
-                    Ok(Instant::now())
-                };
-                expected.iter().map(seen).collect()
-            })?,
+            Observer::Packets(packets) => packets.wait_for(expected, limit),
         }
     }
 }

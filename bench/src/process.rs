@@ -88,6 +88,14 @@ impl Measured {
         Ok(Duration::from_nanos(nanoseconds) + Duration::from_secs_f64(user + system))
     }
 
+    /// Whether programs that it has started run.
+    pub(crate) fn has_children(&self) -> bool {
+        let directory = format!("/proc/{}/task", self.child.id());
+        let tasks = fs::read_dir(directory).into_iter().flatten().flatten();
+        let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).ok();
+        tasks.filter_map(children).any(|children| !children.trim().is_empty())
+    }
+
     /// Resident memory in bytes: now, and the most there ever was.
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         let status = self.read("status")?;

@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::ValueEnum;
 
 use crate::cluster::{NODE, POD_RANGE};
-use crate::effect::{Listener, Observer, Servers};
+use crate::effect::{Listener, Observer, Packets, Servers};
 use crate::site::Site;
 
 /// A proxy.
@@ -99,7 +99,7 @@ impl Proxy {
     ) -> anyhow::Result<Observer<'s>> {
         match self {
             Proxy::KubeProxy(_, Mode::Iptables) | Proxy::Portolan(_, DataPlane::IptablesLegacy) => {
-                Ok(Observer::Packets(&site.client, patience))
+                Ok(Observer::Packets(Packets::of(site, patience)))
             }
             Proxy::Portolan(_, DataPlane::Ipvs) => {
                 Ok(Observer::Servers(Servers::open(&site.node)?))

@@ -4,7 +4,7 @@
 //! [`render`] turns a group into rules, [`tree`] parts them into chains so that a packet passes few of
 //! them, [`chains`] has the chains that are always there, [`ruleset`] keeps all that is programmed and finds
 //! what a change does to it, [`changes`] is that, and [`saved`] compares with what the kernel holds. All of
-//! these are pure. [`tool`] runs iptables' programs, and [`Iptables`] says when.
+//! these are pure. `tool` runs iptables' programs, and [`Iptables`] says when.
 
 mod backend;
 pub mod chains;
