@@ -212,9 +212,7 @@ impl Ipvs {
         let mut losses = Vec::new();
         for key in which(content) {
             let states = self.ipvs.destinations(&key)?;
-            // Of a server of TCP that refuses what is new, only established connections are kept. Those
-            // of UDP never count as such.
-            let keeps_all = content.held(&key).is_some_and(|held| held.is_wanted || held.is_udp);
+            let keeps_all = content.keeps_all(&key);
             let connections = |state: &ipvs::DestinationState| match keeps_all {
                 true => state.active + state.inactive,
                 false => state.active,

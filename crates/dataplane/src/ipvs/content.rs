@@ -49,6 +49,8 @@ pub struct Content {
     /// Those of them that go, or that have destinations that do: a change looks at these alone, not at all
     /// that is held.
     going: BTreeSet<VirtualServerKey>,
+    /// Another data plane leads to the same endpoints.
+    retires: bool,
 }
 
 /// Operations in the order in which they are to be done.
@@ -70,12 +72,14 @@ impl Content {
     /// Nothing, on a host of which the kernel holds this.
     pub fn new(around: Surroundings, held: BTreeMap<VirtualServerKey, Held>) -> Self {
         let going = held.iter().filter(|(_, held)| held.goes()).map(|(key, _)| *key).collect();
-        Self { around, groups: HashMap::new(), addresses: BTreeMap::new(), held, going }
-    }
-
-    /// A virtual server that the kernel holds.
-    pub fn held(&self, key: &VirtualServerKey) -> Option<&Held> {
-        self.held.get(key)
+        Self {
+            around,
+            groups: HashMap::new(),
+            addresses: BTreeMap::new(),
+            held,
+            going,
+            retires: false,
+        }
     }
 
     /// What virtual servers depend on besides groups.
@@ -145,6 +149,7 @@ impl Content {
     /// where they are as well, until they are silent.
     pub fn retire(&mut self) -> Transition {
         let mut transition = Transition::default();
+        self.retires = true;
         self.groups.clear();
         self.addresses.clear();
         let keys: Vec<VirtualServerKey> = self.held.keys().copied().collect();
@@ -153,6 +158,12 @@ impl Content {
             self.change(key, None, &serving, &mut transition);
         }
         transition
+    }
+
+    /// Whether all connections of a virtual server count that IPVS remembers, and not only established ones.
+    /// So it is if it takes new ones, and for UDP, of which none counts as established, while this retires.
+    pub fn keeps_all(&self, key: &VirtualServerKey) -> bool {
+        self.held.get(key).is_some_and(|held| held.is_wanted || self.retires && held.is_udp)
     }
 
     /// Virtual servers that nobody asks for any more.
@@ -356,7 +367,7 @@ mod tests {
         assert_eq!(losses.last(), Some(&Operation::DeleteServer(unwanted)));
         assert_eq!(content.draining(), [draining]);
         content.finish(draining, |_| false, &mut losses);
-        assert!(content.draining().is_empty() && content.held(&draining).is_some());
+        assert!(content.draining().is_empty() && content.held.contains_key(&draining));
     }
 
     #[test]

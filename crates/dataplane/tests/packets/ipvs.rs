@@ -259,8 +259,18 @@ fn a_port_that_comes_again_is_led_to_an_endpoint_that_is_there() {
             update(&mut *backend, old, new);
             for (host, address, port) in [(&hosts.pod_c, VIP, 80), (&hosts.outside, NODE, 30080)] {
                 for _ in 0..if is_reset { 3 } else { 1 } {
-                    let start = Instant::now();
-                    let result = connect_from(host, 40_000, at(address, port));
+                    let waited = Instant::now();
+                    let (start, result) = loop {
+                        let start = Instant::now();
+                        match connect_from(host, 40_000, at(address, port)) {
+                            // A command that another test starts holds what was open here for a moment.
+                            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                                assert!(waited.elapsed() < LIMIT, "the port is taken");
+                                thread::sleep(Duration::from_millis(10));
+                            }
+                            result => break (start, result),
+                        }
+                    };
                     let (stream, answer) = result.unwrap_or_else(|error| {
                         panic!("round {round}, reset: {is_reset}, {address}: {error}")
                     });
