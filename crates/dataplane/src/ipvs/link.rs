@@ -95,7 +95,10 @@ impl Link {
 
     /// Takes virtual addresses away.
     pub(super) fn remove(&mut self, addresses: &BTreeSet<IpAddr>) -> kernel::Result<()> {
-        let Some(index) = self.index()?.filter(|_| !addresses.is_empty()) else { return Ok(()) };
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let Some(index) = self.index()? else { return Ok(()) };
         // Whatever its source is. They are not listed, which would take longer the more there are.
         let route = |address: &IpAddr| LocalRoute { address: *address, source: None };
         let routes: Vec<LocalRoute> = addresses.iter().map(route).collect();
