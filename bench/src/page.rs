@@ -7,9 +7,10 @@ use std::path::Path as FilePath;
 use anyhow::Context;
 
 use crate::control::Control;
-use crate::path::{Path, Way};
+use crate::path::Way;
 use crate::planes::{self, Figure, IPVS, NFTABLES, Runs};
 use crate::results::Results;
+use crate::statistics::Spread;
 use crate::targets::targets;
 
 /// What stands between these lines of the page is written by the bench.
@@ -202,7 +203,7 @@ fn write_planes(text: &mut String, runs: Runs<'_>) -> std::fmt::Result {
     if planes.iter().any(|(proxy, _)| endpoint(proxy).is_some_and(|f| f.is_estimated)) {
         writeln!(
             text,
-            "\n`~`: not measured here, but nftables' figure times the ratio of the two in an imitated \
+            "\n`~`: not measured on this machine, but nftables' figure times the ratio of the two in an imitated \
              machine (below)."
         )?;
     }
@@ -234,8 +235,8 @@ fn write_imitated(text: &mut String, here: &Results, there: &Results) -> std::fm
         writeln!(text, "| {what} | {services} | {base:.1} {unit} | {ipvs:.1} {unit} | {ratio:.2} |")
     };
     /// What is told: its name, its unit, and where it stands.
-    type Row<T> = (&'static str, &'static str, fn(&T) -> f64);
-    let of_control: [Row<Control>; 9] = [
+    type Row = (&'static str, &'static str, fn(&Control) -> f64);
+    let of_control: [Row; 9] = [
         ("start to complete state", "s", |c| c.start_seconds),
         ("restart", "s", |c| c.restart_seconds),
         ("one endpoint's change, p50", "ms", |c| c.endpoint.p50_ms),
@@ -254,17 +255,18 @@ fn write_imitated(text: &mut String, here: &Results, there: &Results) -> std::fm
             }
         }
     }
-    let of_paths: [(Way, Row<Path>); 3] = [
-        (Way::ClusterIp, ("new connections through a ClusterIP", "/s", |p| p.connections.median)),
-        (Way::NodePort, ("new connections through a NodePort", "/s", |p| p.connections.median)),
-        (Way::ClusterIp, ("CPU of one through a ClusterIP", "µs", |p| p.cpu_us.median)),
+    let of_paths: [(&str, Way); 2] = [
+        ("new connections a second through a ClusterIP (spread)", Way::ClusterIp),
+        ("through a NodePort", Way::NodePort),
     ];
-    for (way, (what, unit, of)) in of_paths {
+    for (what, way) in of_paths {
         for services in planes::SERVICES {
-            let at = |rules| there.path(rules, services, way).map(of);
-            if let Some(both) = at(NFTABLES).zip(at(IPVS)) {
-                row(what, services, unit, both)?;
-            }
+            let at = |rules| there.path(rules, services, way).map(|path| path.connections);
+            let Some((base, ipvs)) = at(NFTABLES).zip(at(IPVS)) else { continue };
+            let show = |s: Spread| format!("{:.0} ({:.0} to {:.0})", s.median, s.min, s.max);
+            let ratio = ipvs.median / base.median;
+            let (base, ipvs) = (show(base), show(ipvs));
+            writeln!(text, "| {what} | {services} | {base} | {ipvs} | {ratio:.2} |")?;
         }
     }
     Ok(())

@@ -112,12 +112,15 @@ fn plot(
     let points = || lines.iter().flat_map(|(_, points)| points);
     let highest = points().map(|point| point.1).fold(1e-3, f64::max);
     match scale {
-        Scale::Linear => plot_on(path, title, unit, 0.0..highest * 1.15, lines),
+        Scale::Linear => {
+            let names = SeriesLabelPosition::MiddleRight;
+            plot_on(path, title, unit, 0.0..highest * 1.15, names, lines)
+        }
         Scale::Logarithmic => {
             let lowest = points().map(|point| point.1).fold(highest, f64::min).max(1e-3);
             // With room for the names above.
-            let heights = (lowest / 2.0..highest * 8.0).log_scale();
-            plot_on(path, title, unit, heights, lines)
+            let heights = (lowest / 2.0..highest * 10.0).log_scale();
+            plot_on(path, title, unit, heights, SeriesLabelPosition::UpperLeft, lines)
         }
     }
 }
@@ -127,6 +130,7 @@ fn plot_on<Y>(
     title: &str,
     unit: &str,
     heights: Y,
+    names: SeriesLabelPosition,
     lines: &[Line],
 ) -> anyhow::Result<()>
 where
@@ -151,6 +155,8 @@ where
         .x_desc("Services")
         .y_desc(unit)
         .x_label_formatter(&label)
+        // Without the last digits, which only binary fractions have.
+        .y_label_formatter(&|height| format!("{:?}", (height * 1000.0).round() / 1000.0))
         .draw()
         .map_err(|e| failed(&e))?;
     for (place, (name, points)) in lines.iter().enumerate() {
@@ -165,6 +171,7 @@ where
     }
     chart
         .configure_series_labels()
+        .position(names)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .draw()
