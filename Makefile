@@ -60,6 +60,8 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
 
+test-vm-6.12: VM_PLANES := ipvs
+# What nftables is made of is the same in both: once is enough here, `make dataplanes` has it in each.
 test-vm: $(KERNELS:%=test-vm-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
 
 test-vm-%: vm-packets-% vm-binary-%
