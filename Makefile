@@ -24,7 +24,7 @@ VM_PLANES := nftables,ipvs
 # Cargo runs tests by this program. It starts it in the directory of their crate.
 VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 1200 \
 	$(PACKET_COMMANDS:%=--command %) --file $(CURDIR)/crates --file $(CURDIR)/tests \
-	--env PORTOLAN_PATIENCE=3 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS)
+	--env PORTOLAN_PATIENCE=5 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS)
 # The same with the binary under test, and what it and its tests run.
 VM_BINARY = $(VM) --memory 2048 --module ip_vs $(BINARY_COMMANDS:%=--command %) \
 	$(patsubst %,--command $(CURDIR)/target/debug/%,portolan traffic)
