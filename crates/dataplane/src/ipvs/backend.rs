@@ -105,8 +105,17 @@ impl Ipvs {
         if !transition.came.is_empty() {
             self.own.note_link(true);
         }
-        if let Some((address, reason)) = refused.into_iter().next() {
-            return Err(failure(format!("virtual address {address}: {reason}")));
+        let blame = |(address, reason): (IpAddr, String)| {
+            let reason = format!("virtual address {address}: {reason}");
+            transition.address_owners.get(&address).cloned().zip(Some(reason)).ok_or(address)
+        };
+        let refused: Vec<_> = refused.into_iter().map(blame).collect();
+        if !refused.is_empty() {
+            let groups: Result<BTreeMap<GroupId, String>, IpAddr> = refused.into_iter().collect();
+            return Err(match groups {
+                Ok(groups) => Error::Refused(groups.into_iter().collect()),
+                Err(address) => failure(format!("virtual address {address} is refused")),
+            });
         }
         let of_companion = companion(&mut self.companion)?;
         self.apply(&transition.losses, &BTreeMap::new())?;

@@ -66,6 +66,8 @@ pub struct Transition {
     pub left: BTreeSet<IpAddr>,
     /// Who asks for a virtual server.
     pub owners: BTreeMap<VirtualServerKey, GroupId>,
+    /// Who asks for a virtual address; one of those that do.
+    pub address_owners: BTreeMap<IpAddr, GroupId>,
 }
 
 impl Content {
@@ -126,6 +128,7 @@ impl Content {
                 *counts.entry(address).or_default() -= 1;
             }
             for address in new.addresses {
+                transition.address_owners.insert(address, id.clone());
                 *counts.entry(address).or_default() += 1;
             }
             let udp = group.iter().flat_map(|group| &group.udp_ports);
