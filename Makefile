@@ -18,7 +18,7 @@ VM_COMMANDS := qemu-system-x86_64 busybox depmod xz
 # Programs that the packet tests run there. Of iptables, the VM takes all that belong to it.
 PACKET_COMMANDS := nft ip ping iptables ip6tables conntrack
 # Programs that tests of the binary run there besides.
-BINARY_COMMANDS := curl ipvsadm
+BINARY_COMMANDS := curl ipvsadm pkill
 # Data planes that are tested there. Leaving out those that write by iptables keeps it short.
 VM_PLANES := nftables,ipvs
 # Cargo runs tests by this program. It starts it in the directory of their crate.
