@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::iptables::{Flavour, Iptables};
+use crate::iptables::{Flavour, Iptables, MASQUERADE_BIT};
 use crate::ipvs::{Ipvs, Scheduler};
 use crate::nftables::Nftables;
 use crate::{Backend, Error, Result};
@@ -34,7 +34,7 @@ pub struct Options {
 impl Default for Options {
     /// kube-proxy's.
     fn default() -> Self {
-        Self { iptables: None, masquerade_bit: 14, scheduler: Scheduler::RoundRobin }
+        Self { iptables: None, masquerade_bit: MASQUERADE_BIT, scheduler: Scheduler::RoundRobin }
     }
 }
 

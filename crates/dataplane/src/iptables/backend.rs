@@ -17,7 +17,7 @@ use crate::backend::{Backend, Delta, Replacement, Watcher};
 use crate::{Error, Result, conntrack};
 
 /// The bit of packet marks that is used unless another is asked for: kube-proxy's `masqueradeBit`.
-const MASQUERADE_BIT: u8 = 14;
+pub(crate) const MASQUERADE_BIT: u8 = 14;
 
 /// A change of more rules is written while nobody here listens, and read back.
 const LARGE: usize = 2_000;

@@ -18,4 +18,5 @@ pub mod tree;
 mod watch;
 
 pub use backend::Iptables;
+pub(crate) use backend::MASQUERADE_BIT;
 pub use tool::Flavour;

@@ -11,6 +11,9 @@ use model::Family;
 use super::chains::Table;
 use super::saved::Saved;
 
+/// With what a program ends that could not get the lock or reach the kernel (`enum xtables_exittype`).
+const RESOURCE_PROBLEM: i32 = 4;
+
 /// How long a program waits for the lock of the legacy flavour (`/run/xtables.lock`), in seconds.
 const LOCK_SECONDS: &str = "5";
 
@@ -44,6 +47,14 @@ pub(super) enum Error {
     /// The network namespace can't be entered.
     #[error("{0}")]
     Namespace(String),
+    /// It did not get what it needs, such as the lock. That says nothing about the rules.
+    #[error("{program}: {}", .stderr.trim())]
+    Busy {
+        /// Its name.
+        program: String,
+        /// What it said.
+        stderr: String,
+    },
     /// It was run and failed.
     #[error("{program}: {}", .stderr.trim())]
     Failed {
@@ -130,7 +141,10 @@ impl Flavour {
         let Output { status, stdout, stderr } = child.wait_with_output().map_err(not_run)?;
         if !status.success() {
             let stderr = String::from_utf8_lossy(&stderr).into_owned();
-            return Err(Error::Failed { program, stderr, rule: None });
+            return Err(match status.code() {
+                Some(RESOURCE_PROBLEM) => Error::Busy { program, stderr },
+                _ => Error::Failed { program, stderr, rule: None },
+            });
         }
         written.map_err(not_run)?;
         Ok(String::from_utf8_lossy(&stdout).into_owned())
