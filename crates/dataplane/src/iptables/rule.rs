@@ -137,6 +137,12 @@ pub fn key(rule: &str) -> &str {
     &rule[..end]
 }
 
+/// The chain that a rule leads to, or the target of iptables that it has.
+pub fn leads_to(rule: &str) -> Option<&str> {
+    let (_, target) = rule.rsplit_once("-j ").or_else(|| rule.rsplit_once("-g "))?;
+    target.split(' ').next()
+}
+
 /// A protocol as iptables(8) names it.
 pub fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {

@@ -11,7 +11,7 @@ use plan::{FrontendAddress, FrontendKey};
 
 use super::chains::{PREFIX, Table, hooks};
 use super::changes::{Hook, TableChanges};
-use super::rule::{Chain, Rule, key};
+use super::rule::{Chain, Rule, key, leads_to};
 
 /// All that a table is to hold of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,12 +139,6 @@ fn by_key(rules: &[Rule]) -> Vec<&Rule> {
     let mut ordered: Vec<&Rule> = rules.iter().collect();
     ordered.sort_by_key(|rule| key(rule));
     ordered
-}
-
-/// The chain that a rule leads to.
-fn leads_to(rule: &str) -> Option<&str> {
-    let (_, target) = rule.rsplit_once("-j ").or_else(|| rule.rsplit_once("-g "))?;
-    target.split(' ').next()
 }
 
 #[cfg(test)]
