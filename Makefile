@@ -49,7 +49,7 @@ build: ## Build the release binary, target/release/portolan.
 	@scripts/install-packages cc
 	$(CARGO) build --release -p portolan
 
-test: test-unit test-e2e ## Run all tests but those of other kernels (test-vm).
+test: test-unit test-e2e test-vm ## Run all tests (root), also under older kernels in a VM.
 
 test-unit: ## Run unit, property and kernel tests (root).
 	@scripts/install-packages cc $(TEST_COMMANDS)

@@ -109,7 +109,7 @@ impl TableChanges {
             led_to.filter_map(|chain| self.written.get_key_value(chain)).collect()
         };
         let inner: BTreeSet<&Chain> =
-            self.written.values().flat_map(|rules| next(rules)).map(|(chain, _)| chain).collect();
+            self.written.values().flat_map(next).map(|(chain, _)| chain).collect();
         let roots = self.written.iter().filter(|(chain, _)| !inner.contains(chain));
         let mut ahead: Vec<_> = roots.rev().collect();
         let mut seen = BTreeSet::new();

@@ -39,7 +39,17 @@ impl Drop for StopAtEnd<'_> {
 
 /// Repeats `work` while an outside client and a pod connect as fast as they can. Prints how many
 /// connections and repetitions there were; fails on the first connection that does.
-pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
+pub(crate) fn under_load(what: &str, hosts: &Hosts, work: impl FnMut()) {
+    repeat_under_load(what, hosts, ENOUGH.1, work);
+}
+
+/// The same with more repetitions than `at_least`.
+pub(crate) fn repeat_under_load(
+    what: &str,
+    hosts: &Hosts,
+    at_least: usize,
+    mut work: impl FnMut(),
+) {
     let stop = AtomicBool::new(false);
     let connections = AtomicUsize::new(0);
     let connect = |from: &crate::hosts::Host, to: &str, port: u16| {
@@ -58,7 +68,7 @@ pub(crate) fn under_load(what: &str, hosts: &Hosts, mut work: impl FnMut()) {
         let start = Instant::now();
         let mut repetitions = 0;
         let is_enough =
-            |repetitions| connections.load(Ordering::Relaxed) > ENOUGH.0 && repetitions > ENOUGH.1;
+            |repetitions| connections.load(Ordering::Relaxed) > ENOUGH.0 && repetitions > at_least;
         let goes_on = |repetitions| match start.elapsed() {
             elapsed if elapsed < DURATION => true,
             elapsed => elapsed < LIMIT && !is_enough(repetitions),

@@ -47,7 +47,7 @@ const NOT_POSSIBLE: &[(Plane, &str, &str)] = &[
 ];
 
 /// A data plane, as tests see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Plane {
     Nftables,
     IptablesNft,
