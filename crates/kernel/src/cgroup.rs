@@ -32,6 +32,18 @@ impl Cgroup {
         }
     }
 
+    /// The group with this directory.
+    ///
+    /// # Errors
+    /// `ENOTDIR` if the directory is none of a group.
+    pub fn at(path: &Path) -> Result<Self> {
+        let group = Self { path: path.to_owned() };
+        match path.join("cgroup.procs").exists() {
+            true => Ok(group),
+            false => Err(group.error("find", Errno::ENOTDIR.into())),
+        }
+    }
+
     /// The group below this one at the relative path `name`.
     pub fn child(&self, name: impl AsRef<Path>) -> Self {
         Self { path: self.path.join(name) }
@@ -72,6 +84,42 @@ impl Cgroup {
             Err(source) if is_gone(&source) => Ok(Vec::new()),
             Err(source) => Err(self.error("list processes of", source)),
         }
+    }
+
+    /// Threads in this group and below it, as the caller's PID namespace has them.
+    pub fn threads(&self) -> Result<Vec<u32>> {
+        let mut found = match fs::read_to_string(self.path.join("cgroup.threads")) {
+            Ok(text) => text.lines().filter_map(|line| line.parse().ok()).collect(),
+            Err(source) if is_gone(&source) => Vec::new(),
+            Err(source) => return Err(self.error("list threads of", source)),
+        };
+        for child in self.children()? {
+            found.extend(child.threads()?);
+        }
+        Ok(found)
+    }
+
+    /// The group of the calling thread.
+    pub fn current() -> Result<Self> {
+        let path = "/proc/thread-self/cgroup";
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::os(format!("read {path}"), source))?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = own.ok_or_else(|| Error::os(format!("read {path}"), Errno::ENODEV))?;
+        Ok(Self::root()?.child(own))
+    }
+
+    /// Makes the group one of threads: those of one process may be in several such groups, and in the
+    /// one above. It has to be empty.
+    pub fn make_threaded(&self) -> Result<()> {
+        fs::write(self.path.join("cgroup.type"), "threaded")
+            .map_err(|source| self.error("make threaded", source))
+    }
+
+    /// Moves the calling thread alone into the group, which has to be one of threads.
+    pub fn add_this_thread(&self) -> Result<()> {
+        fs::write(self.path.join("cgroup.threads"), "0")
+            .map_err(|source| self.error("add this thread to", source))
     }
 
     /// Moves a process, with its threads but not its children, into the group.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nix::errno::Errno;
+
 /// What a call into the kernel can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,6 +32,11 @@ impl Error {
     /// Wraps the kernel's answer to `operation`.
     pub fn os(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Os { operation: operation.into(), source: source.into() }
+    }
+
+    /// Whether a map of the kernel has no room for more (`E2BIG`).
+    pub fn is_full(&self) -> bool {
+        self.errno() == Some(Errno::E2BIG as i32)
     }
 
     /// The errno, where the kernel gave one.

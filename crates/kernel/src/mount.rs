@@ -80,6 +80,12 @@ pub fn tmpfs(target: &Path, mode: u32) -> Result<()> {
     mount(Some(Path::new("tmpfs")), target, Some("tmpfs"), flags, Some(&format!("mode={mode:o}")))
 }
 
+/// Mounts the BPF file system, where objects of bpf(2) have names.
+pub fn bpf(target: &Path) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some(Path::new("bpf")), target, Some("bpf"), flags, Some("mode=700"))
+}
+
 /// Lays a writable layer over the directory `target`: what it holds stays readable, what is
 /// written goes below `scratch`, an empty directory of a file system that holds no part of `target`.
 pub fn overlay(target: &Path, scratch: &Path) -> Result<()> {

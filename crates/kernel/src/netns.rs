@@ -5,11 +5,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{Error, Result, mount};
@@ -121,6 +123,26 @@ impl Netns {
             false => self.run(body),
         }
     }
+}
+
+/// The cookie of the calling thread's network namespace, by which programs in the kernel tell it from all
+/// others (`SO_NETNS_COOKIE`, socket(7)).
+pub fn cookie() -> Result<u64> {
+    let failed = |source: io::Error| Error::os("read the cookie of a netns", source);
+    let socket = UdpSocket::bind("0.0.0.0:0").map_err(failed)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("it is short");
+    // SAFETY: The value is as long as is said.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if result < 0 { Err(failed(io::Error::last_os_error())) } else { Ok(cookie) }
 }
 
 impl AsFd for Netns {

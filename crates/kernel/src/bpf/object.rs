@@ -1,0 +1,135 @@
+//! A compiled file of programs and maps, loaded into the kernel.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::maps::MapData;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+
+use super::{Link, Table};
+use crate::cgroup::Cgroup;
+use crate::{Error, Result};
+
+/// What maps of an object are to be, by their names.
+#[derive(Debug, Clone, Default)]
+pub struct Sizes<'a> {
+    /// How many elements they take.
+    pub capacities: Vec<(&'a str, u32)>,
+    /// Where they are pinned; what is there already is used.
+    pub shared: Vec<(&'a str, &'a Path)>,
+}
+
+/// Programs and maps.
+#[derive(Debug)]
+pub struct Object {
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Makes the maps of an ELF file with BTF, as clang compiles it. Programs are loaded when they are
+    /// attached.
+    pub fn load(code: &[u8], sizes: &Sizes<'_>) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        for (map, capacity) in &sizes.capacities {
+            loader.map_max_entries(map, *capacity);
+        }
+        for (map, path) in &sizes.shared {
+            loader.map_pin_path(map, *path);
+        }
+        let ebpf = loader
+            .load(Aligned::copy_of(code).bytes())
+            .map_err(|error| failed("load BPF maps", &error))?;
+        Ok(Self { ebpf })
+    }
+
+    /// One of its maps.
+    pub fn table<const K: usize, const V: usize>(&self, name: &str) -> Result<Table<K, V>> {
+        let operation = || format!("open map {name}");
+        let map = self.ebpf.map(name).ok_or_else(|| missing(&operation()))?;
+        let data = data(map).ok_or_else(|| missing(&operation()))?;
+        let fd = data.fd().as_fd().try_clone_to_owned();
+        Table::new(fd.map_err(|source| Error::os(operation(), source))?, name)
+    }
+
+    /// Loads a program on socket addresses, and attaches it to a cgroup beside those of others.
+    pub fn attach_to_cgroup(&mut self, program: &str, cgroup: &Cgroup) -> Result<Link> {
+        let operation = format!("attach program {program} to cgroup {}", cgroup.path().display());
+        let directory =
+            File::open(cgroup.path()).map_err(|source| Error::os(operation.clone(), source))?;
+        let found = self.ebpf.program_mut(program).ok_or_else(|| missing(&operation))?;
+        let Program::CgroupSockAddr(found) = found else { return Err(missing(&operation)) };
+        let attach = |program: &mut CgroupSockAddr| {
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
+            // The kernel takes several all the same: links always are beside those of others.
+            let id = program.attach(directory, CgroupAttachMode::Single)?;
+            program.take_link(id)
+        };
+        let link = attach(found).map_err(|error| failed(&operation, &error))?;
+        let link = link.try_into().map_err(|error| failed(&operation, &error))?;
+        Ok(Link { link, program: program.to_owned() })
+    }
+}
+
+/// Bytes that begin where numbers of all lengths may: they are read as such.
+struct Aligned {
+    words: Vec<u64>,
+    length: usize,
+}
+
+impl Aligned {
+    fn copy_of(bytes: &[u8]) -> Self {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; size_of::<u64>()];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_ne_bytes(word)
+        };
+        let words = bytes.chunks(size_of::<u64>()).map(word).collect();
+        Self { words, length: bytes.len() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: The words have at least that many bytes, all of them written.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.length) }
+    }
+}
+
+fn data(map: &aya::maps::Map) -> Option<&MapData> {
+    use aya::maps::Map;
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::SkStorage(data) => {
+            Some(data)
+        }
+        _ => None,
+    }
+}
+
+fn missing(operation: &str) -> Error {
+    Error::Malformed {
+        operation: operation.to_owned(),
+        detail: "the object has none of this name and kind".to_owned(),
+    }
+}
+
+/// The library's errors end in what the kernel has said; the verifier's words are cut to the last.
+fn failed(operation: &str, error: &dyn std::error::Error) -> Error {
+    let mut text = error.to_string();
+    let mut errno = None;
+    let mut source = error.source();
+    while let Some(cause) = source {
+        errno = errno.or_else(|| cause.downcast_ref::<io::Error>()?.raw_os_error());
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    match errno {
+        Some(errno) if !text.contains("Verifier output") => {
+            Error::os(operation, io::Error::from_raw_os_error(errno))
+        }
+        _ => Error::os(operation, io::Error::other(text)),
+    }
+}
