@@ -5,6 +5,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 KUBECTL := target/tools/kubectl
 
+# What building takes: a linker, and what compiles the programs in bpf/.
+BUILD_COMMANDS := cc clang /usr/include/bpf/bpf_helpers.h
 # Programs that pods and hosts of the lab run.
 LAB_COMMANDS := nginx mariadbd mariadb dig curl ping
 # Programs that the bench writes other proxies' rules with.
@@ -40,23 +42,23 @@ help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: ## Bring up a lab of two nodes on examples/ and print what reaches what.
-	@scripts/install-packages cc $(LAB_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(LAB_COMMANDS)
 	@scripts/fetch-kubectl
 	$(CARGO) build --release -p portolan
 	target/release/portolan lab up --tour -f examples
 
 build: ## Build the release binary, target/release/portolan.
-	@scripts/install-packages cc
+	@scripts/install-packages $(BUILD_COMMANDS)
 	$(CARGO) build --release -p portolan
 
 test: test-unit test-e2e test-vm ## Run all tests (root), also under older kernels in a VM.
 
 test-unit: ## Run unit, property and kernel tests (root).
-	@scripts/install-packages cc $(TEST_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
 	$(CARGO) test --workspace --exclude e2e
 
 test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets and kubectl.
-	@scripts/install-packages cc $(TEST_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
 
@@ -79,7 +81,7 @@ vm-binary-%: vm-kernel-%
 	$(CARGO) test -p e2e --test ipvs --config 'target."cfg(all())".runner = "$(VM_BINARY) --"' -- --test-threads=1
 
 vm-kernel-%:
-	@scripts/install-packages cc $(VM_COMMANDS) $(PACKET_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(VM_COMMANDS) $(PACKET_COMMANDS)
 	@scripts/fetch-kernel $*
 	$(CARGO) build -p vm
 
@@ -91,7 +93,7 @@ dataplanes: $(RESULTS)/native.jsonl $(KERNELS:%=$(RESULTS)/vm-%.jsonl) ## Test e
 	@! ls $(RESULTS)/*.failed 2>/dev/null
 
 $(RESULTS)/native.jsonl: FORCE
-	@scripts/install-packages cc $(PACKET_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(PACKET_COMMANDS)
 	@mkdir -p $(RESULTS)
 	@rm -f $@ $@.failed
 	$(CARGO) test -p dataplane --test packets --no-run
@@ -107,12 +109,12 @@ $(RESULTS)/vm-%.jsonl: FORCE
 FORCE:
 
 bench: ## Measure all and write docs/performance.md (root, half an hour). PEER=FILE adds a kube-proxy.
-	@scripts/install-packages cc $(BENCH_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(BENCH_COMMANDS)
 	$(CARGO) build --release -p portolan -p bench
 	target/release/bench run $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
 
 bench-quick: ## Measure in some minutes; results go to target/bench (root).
-	@scripts/install-packages cc $(BENCH_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(BENCH_COMMANDS)
 	$(CARGO) build --release -p portolan -p bench
 	target/release/bench run --quick --out target/bench $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
 
@@ -127,7 +129,7 @@ CA_CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 
 bench-vm: COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 bench-vm: ## Measure IPVS beside nftables in a VM, five minutes, into docs/performance.md. KERNEL=6.1 or 6.12.
-	@scripts/install-packages cc $(VM_COMMANDS) $(BENCH_COMMANDS)
+	@scripts/install-packages $(BUILD_COMMANDS) $(VM_COMMANDS) $(BENCH_COMMANDS)
 	@scripts/fetch-kernel $(KERNEL)
 	$(CARGO) build -p vm
 	$(CARGO) build --release -p portolan -p bench
@@ -145,7 +147,7 @@ $(KUBECTL):
 	@scripts/fetch-kubectl
 
 lint: ## Check the format and run clippy, warnings are errors.
-	@scripts/install-packages cc
+	@scripts/install-packages $(BUILD_COMMANDS)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 

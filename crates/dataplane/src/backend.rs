@@ -46,8 +46,8 @@ pub trait Backend: Send {
     fn verify(&mut self, whole: &Delta<'_>) -> Result<Vec<String>>;
 
     /// Forgets what connection tracking remembers of UDP clients that it leads to endpoints which do
-    /// not serve `groups` any more, or to which no frontend leads any more. To be called once the
-    /// groups are programmed. See [`crate::conntrack`].
+    /// not serve `groups` any more, or to which no frontend leads any more; what else remembers clients is
+    /// treated alike. To be called once the groups are programmed. See [`crate::conntrack`].
     ///
     /// Answers how many it forgot.
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize>;

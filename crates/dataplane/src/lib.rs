@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod conntrack;
+pub mod ebpf;
 mod error;
 pub mod fake;
 pub mod iptables;

@@ -1,14 +1,18 @@
 //! Which data plane programs a node, as users choose it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
+use kernel::cgroup::Cgroup;
+
+use crate::ebpf::Ebpf;
 use crate::iptables::{Flavour, Iptables, MASQUERADE_BIT};
 use crate::ipvs::{Ipvs, Scheduler};
 use crate::nftables::Nftables;
 use crate::{Backend, Error, Result};
 
-/// The data planes, by the names that kube-proxy's `mode` has for them.
+/// The data planes, by the names that kube-proxy's `mode` has for them, and one that it does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// `nftables`.
@@ -17,10 +21,12 @@ pub enum Mode {
     Iptables,
     /// `ipvs`.
     Ipvs,
+    /// `ebpf`.
+    Ebpf,
 }
 
 /// What a data plane may be told besides the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The flavour of iptables; `None` for the one that this machine uses.
     pub iptables: Option<Flavour>,
@@ -29,18 +35,26 @@ pub struct Options {
     pub masquerade_bit: u8,
     /// How IPVS chooses an endpoint.
     pub scheduler: Scheduler,
+    /// The directory of the control group whose processes are this node's and its pods'; `None` for that
+    /// of all processes.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Default for Options {
     /// kube-proxy's.
     fn default() -> Self {
-        Self { iptables: None, masquerade_bit: MASQUERADE_BIT, scheduler: Scheduler::RoundRobin }
+        Self {
+            iptables: None,
+            masquerade_bit: MASQUERADE_BIT,
+            scheduler: Scheduler::RoundRobin,
+            cgroup: None,
+        }
     }
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 3] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs];
+    pub const ALL: [Mode; 4] = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Ebpf];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +62,7 @@ impl Mode {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
             Mode::Ipvs => "ipvs",
+            Mode::Ebpf => "ebpf",
         }
     }
 
@@ -64,6 +79,13 @@ impl Mode {
                 Some(ipvs) => Box::new(ipvs),
                 None => return Err(Error::NoIpvs),
             },
+            Mode::Ebpf => {
+                let cgroup = match &options.cgroup {
+                    Some(path) => Cgroup::at(path)?,
+                    None => Cgroup::root()?,
+                };
+                Box::new(Ebpf::open(cgroup)?)
+            }
         })
     }
 }
@@ -79,7 +101,7 @@ impl fmt::Display for Mode {
 
 /// A name that is none of a data plane's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no data plane {0}: accepted are nftables, iptables, ipvs")]
+#[error("there is no data plane {0}: accepted are nftables, iptables, ipvs, ebpf")]
 pub struct UnknownMode(String);
 
 impl FromStr for Mode {

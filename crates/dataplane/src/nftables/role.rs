@@ -1,4 +1,8 @@
-//! What a table does: translate connections by itself, or accompany IPVS, which does.
+//! What a table does: translate connections by itself, all or what eBPF leaves, or accompany IPVS, which
+//! does.
+//!
+//! Behind eBPF stands the same table as without it, under another name: both are there while one takes the
+//! place of the other.
 //!
 //! The companion of IPVS has the same frontends and the same say over who may connect, who is refused and
 //! whose source is rewritten. It lacks endpoints and the chains that choose among them, and it has two
@@ -24,6 +28,8 @@ pub enum Role {
     /// It translates.
     #[default]
     Translate,
+    /// It translates what no socket has resolved where eBPF does that.
+    Complete,
     /// IPVS does, on this host.
     Accompany(Arc<Host>),
 }
@@ -96,6 +102,7 @@ impl Role {
     pub(super) fn table(&self) -> &'static str {
         match self {
             Role::Translate => "portolan",
+            Role::Complete => "portolan-ebpf",
             Role::Accompany(_) => "portolan-ipvs",
         }
     }
@@ -108,6 +115,7 @@ impl Role {
     pub(super) fn handover(&self) -> &'static str {
         match self {
             Role::Translate => "portolan-handover",
+            Role::Complete => "portolan-ebpf-handover",
             Role::Accompany(_) => "portolan-ipvs-handover",
         }
     }
@@ -116,7 +124,7 @@ impl Role {
     pub(super) fn render_group(&self, group: &Group, family: Family) -> Rendered {
         let rendered = render_group(group, family);
         match self {
-            Role::Translate => rendered,
+            Role::Translate | Role::Complete => rendered,
             Role::Accompany(host) => accompanying(rendered, group, family, host),
         }
     }

@@ -98,7 +98,7 @@ const AFTER_SET: Register = Register(5);
 impl<'a> Rules<'a> {
     /// Rules for `family`, with pods told by `detector`.
     pub fn new(family: Family, detector: &'a LocalDetector, role: &Role) -> Self {
-        Self { family, detector, accompanies: *role != Role::Translate }
+        Self { family, detector, accompanies: matches!(role, Role::Accompany(_)) }
     }
 
     /// All chains that are always there, called ones before their callers.

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What the programs in the kernel and the proxy say to each other: the keys and values of maps.
+ *
+ * crates/dataplane/src/ebpf/layout.rs has the same in Rust; a test compares the two by BTF. Numbers are in
+ * the machine's order unless they are of type __be*. There is no implicit padding.
+ */
+#ifndef PORTOLAN_H
+#define PORTOLAN_H
+
+#include <linux/types.h>
+
+/* An IPv6 address in network order; an IPv4 address is ::ffff:a.b.c.d. */
+struct address {
+	__be32 word[4];
+};
+
+/* An address with a port. */
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u16 zero;
+};
+
+/*
+ * Key of `frontends`: what a connection is made to.
+ *
+ * Any address of the node is the unspecified address of the family (:: or ::ffff:0.0.0.0). A virtual
+ * address as a whole has port 0 and protocol 0: what has no frontend there is refused.
+ */
+struct frontend_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+
+/* What a frontend does with connections of some origin: the number of an endpoint set, or one of these. */
+#define REFUSE 0ULL
+/* Nothing: the packets are somebody else's matter. */
+#define PASS (~0ULL)
+
+/* Value of `frontends`. */
+struct frontend {
+	__u64 pod;      /* what is done with connections from pods, */
+	__u64 node;     /* from the node itself, */
+	__u64 outside;  /* and from anywhere else */
+	__u64 port;     /* number of the Service's port; frontends of one port share affinity */
+	__u32 affinity; /* seconds that a silent client keeps its endpoint for; 0: none is kept */
+	__u32 zero;
+};
+
+/*
+ * Value of `sets`, by number of the set: which list of endpoints it has at the moment.
+ *
+ * The kernel uses the memory of a value that was replaced for the next one of the map, so that a program
+ * may find another set's value where it was still looking at this one's: `number` tells.
+ */
+struct set {
+	__u64 number;
+	__u64 list; /* in the lower half the number of the list, in the upper half how many it has, not 0 */
+};
+
+/*
+ * Key of `endpoints`: the n-th of a list. Lists never change: a changed set gets another one, and the old
+ * one goes some time after that.
+ */
+struct slot {
+	__u32 list;
+	__u32 index;
+};
+
+/*
+ * Key of `members`, which answers whether somebody may go on with the endpoint that he was sent to before.
+ * There are, with affinity, the endpoints of a set by its number, which a client may connect to anew; and for
+ * UDP those of a port by the complement of its number, which still serve.
+ */
+struct member {
+	__u64 of;
+	struct endpoint endpoint;
+	__u32 zero;
+};
+
+/* Key of `affinities`. */
+struct client {
+	__u64 port;
+	/* A source address, or 0:0:ffff:fffe: with the cookie of a socket's network namespace. */
+	struct address address;
+};
+
+/* Value of `affinities`. */
+struct remembered {
+	struct endpoint endpoint;
+	__u32 zero;
+	__u64 seen; /* nanoseconds, CLOCK_MONOTONIC */
+};
+
+/* Key of `flows` and `replies`: a UDP socket that is not connected, and whom it talks to. */
+struct datagrams {
+	__u64 socket; /* its cookie */
+	struct endpoint peer;
+	__u32 zero;
+};
+
+/* Value of `peers`, kept with each connected socket. */
+struct peer {
+	struct endpoint asked; /* what connect(2) was told */
+	struct endpoint given; /* where it was sent */
+};
+
+/* The one value of `node`. */
+struct node {
+	__u64 netns; /* cookie of the node's network namespace */
+	__u32 pods;  /* which families pods can be told in: DETECTS_* */
+	__u32 zero;
+};
+
+#define DETECTS_V4 1
+#define DETECTS_V6 2
+
+/*
+ * Value of `node_addresses`, by address: whether node ports are accepted on it for everybody, or for sockets
+ * of the node's own network namespace alone, as on its loopback addresses.
+ */
+#define FOR_ALL 0
+#define FOR_NODE 1
+
+#endif

@@ -1,0 +1,437 @@
+//! What the maps hold, and the changes that lead from one content to the next.
+//!
+//! Pure. Endpoints are not mirrored here: a group that was programmed is rendered again when it changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+
+use plan::{Group, GroupId};
+
+use super::layout::{Endpoint, Frontend, FrontendKey, List, Member, Set, Slot};
+use super::render::{Rendered, render_group};
+
+/// What was read from the maps.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    /// Elements of `frontends`.
+    pub frontends: HashMap<FrontendKey, Frontend>,
+    /// Values of `sets`, by their keys.
+    pub sets: HashMap<u64, Set>,
+    /// Endpoints of lists, by their places.
+    pub lists: HashMap<u32, BTreeMap<u32, Endpoint>>,
+    /// Keys of `members`.
+    pub members: HashSet<Member>,
+}
+
+/// What has been programmed.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    groups: HashMap<GroupId, Arc<Group>>,
+    lists: HashMap<u64, List>,
+    /// The number that the last new list was given.
+    last: u32,
+    counts: Counts,
+}
+
+/// What is to be done to the maps, in this order: what others are led to comes before those who lead to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Elements of `endpoints` to add.
+    pub endpoints: Vec<(Slot, Endpoint)>,
+    /// Keys of `members` to add.
+    pub members: Vec<Member>,
+    /// Values of `sets` to write.
+    pub sets: Vec<Set>,
+    /// Elements of `frontends` to write.
+    pub frontends: Vec<(FrontendKey, Frontend)>,
+    /// Keys of `frontends` to remove.
+    pub gone_frontends: Vec<FrontendKey>,
+    /// Keys of `sets` to remove.
+    pub gone_sets: Vec<u64>,
+    /// Keys of `members` to remove.
+    pub gone_members: Vec<Member>,
+    /// Lists that no set has any more. They may be looked at for a moment.
+    pub left: Vec<List>,
+}
+
+/// How many elements maps have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of `frontends`.
+    pub frontends: usize,
+    /// Of `sets`.
+    pub sets: usize,
+    /// Of `endpoints`.
+    pub endpoints: usize,
+    /// Of `members`.
+    pub members: usize,
+}
+
+impl Content {
+    /// What groups ask for, and what leads there from what is held.
+    pub fn restored(groups: HashMap<GroupId, Arc<Group>>, held: &Held) -> (Self, Changes) {
+        let mut changes = Changes::default();
+        let mut content = Self::default();
+        let (mut frontends, mut members) = (HashMap::new(), HashSet::new());
+        content.last = held.lists.keys().max().copied().unwrap_or_default();
+        for group in groups.values() {
+            let rendered = render_group(group);
+            content.counts = content.counts + rendered.counts();
+            frontends.extend(rendered.frontends);
+            members.extend(rendered.members);
+            for (number, endpoints) in rendered.sets {
+                let list = match held.list_of(number, &endpoints) {
+                    Some(list) => list,
+                    None => content.new_list(number, &endpoints, &mut changes),
+                };
+                content.lists.insert(number, list);
+            }
+        }
+        content.groups = groups;
+        for (key, value) in &frontends {
+            if held.frontends.get(key) != Some(value) {
+                changes.frontends.push((*key, *value));
+            }
+        }
+        changes.members.extend(members.difference(&held.members));
+        let gone = held.frontends.keys().filter(|key| !frontends.contains_key(*key));
+        changes.gone_frontends.extend(gone);
+        changes.gone_members.extend(held.members.difference(&members));
+        let gone = held.sets.keys().filter(|number| !content.lists.contains_key(number));
+        changes.gone_sets.extend(gone);
+        let used: HashSet<u32> = content.lists.values().map(|list| list.number).collect();
+        for (number, list) in held.lists.iter().filter(|(number, _)| !used.contains(number)) {
+            // Places that are missing are no matter: what is not there goes as well.
+            let count = list.last_key_value().map_or(0, |(last, _)| last + 1);
+            changes.left.push(List { number: *number, count });
+        }
+        (content, changes)
+    }
+
+    /// Replaces some groups; `None` removes one. All in one step, so that a frontend can pass from one
+    /// group to another.
+    pub fn set_groups<'g>(
+        &mut self,
+        groups: impl IntoIterator<Item = (&'g GroupId, Option<&'g Arc<Group>>)>,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        let mut frontends: BTreeMap<_, Option<_>> = BTreeMap::new();
+        for (id, group) in groups {
+            let held = match group {
+                Some(group) => self.groups.insert(id.clone(), group.clone()),
+                None => self.groups.remove(id),
+            };
+            let old = held.map(|held| render_group(&held)).unwrap_or_default();
+            let new = group.map(|group| render_group(group)).unwrap_or_default();
+            self.counts = self.counts + new.counts() - old.counts();
+            for key in old.frontends.keys() {
+                // Another group may have said already that it has it now.
+                frontends.entry(*key).or_insert(None);
+            }
+            for (key, value) in &new.frontends {
+                match old.frontends.get(key) == Some(value) {
+                    true => _ = frontends.remove(key),
+                    false => _ = frontends.insert(*key, Some(*value)),
+                }
+            }
+            self.replace(&old, new, &mut changes);
+        }
+        for (key, value) in frontends {
+            match value {
+                Some(value) => changes.frontends.push((key, value)),
+                None => changes.gone_frontends.push(key),
+            }
+        }
+        changes
+    }
+
+    /// Replaces the sets and members of one group.
+    fn replace(&mut self, old: &Rendered, new: Rendered, changes: &mut Changes) {
+        for (number, endpoints) in &new.sets {
+            if old.sets.get(number) == Some(endpoints) {
+                continue;
+            }
+            let list = self.new_list(*number, endpoints, changes);
+            changes.left.extend(self.lists.insert(*number, list));
+        }
+        for number in old.sets.keys().filter(|number| !new.sets.contains_key(number)) {
+            changes.gone_sets.push(*number);
+            changes.left.extend(self.lists.remove(number));
+        }
+        let (before, now): (BTreeSet<_>, BTreeSet<_>) =
+            (old.members.iter().copied().collect(), new.members.into_iter().collect());
+        changes.members.extend(now.difference(&before));
+        changes.gone_members.extend(before.difference(&now));
+    }
+
+    /// Makes a list for a set.
+    fn new_list(&mut self, set: u64, endpoints: &[SocketAddr], changes: &mut Changes) -> List {
+        self.last = self.last.wrapping_add(1);
+        let count = u32::try_from(endpoints.len()).expect("a set has not that many endpoints");
+        let list = List { number: self.last, count };
+        let endpoints = endpoints.iter().map(|at| Endpoint::from(*at));
+        changes.endpoints.extend(list.slots().zip(endpoints));
+        changes.sets.push(Set { number: set, list });
+        list
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &HashMap<GroupId, Arc<Group>> {
+        &self.groups
+    }
+
+    /// How many elements this takes.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+impl Rendered {
+    fn counts(&self) -> Counts {
+        Counts {
+            frontends: self.frontends.len(),
+            sets: self.sets.len(),
+            endpoints: self.sets.values().map(Vec::len).sum(),
+            members: self.members.len(),
+        }
+    }
+}
+
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            frontends: self.frontends + other.frontends,
+            sets: self.sets + other.sets,
+            endpoints: self.endpoints + other.endpoints,
+            members: self.members + other.members,
+        }
+    }
+}
+
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            frontends: self.frontends - other.frontends,
+            sets: self.sets - other.sets,
+            endpoints: self.endpoints - other.endpoints,
+            members: self.members - other.members,
+        }
+    }
+}
+
+impl Held {
+    /// Every element in a line, in an order that depends on them alone. The numbers of lists, which do not
+    /// matter, are left out.
+    pub fn describe(&self) -> String {
+        let frontends = self.frontends.iter().map(|(key, value)| format!("{key:?} {value:?}"));
+        let members = self.members.iter().map(|member| format!("{member:?}"));
+        let sets = self.sets.iter().map(|(number, set)| {
+            let endpoints = self.lists.get(&set.list.number);
+            let endpoints: Vec<_> = endpoints.into_iter().flat_map(BTreeMap::values).collect();
+            format!("set {number:016x} of {}: {endpoints:?}", set.list.count)
+        });
+        let mut lines: Vec<String> = frontends.chain(members).chain(sets).collect();
+        lines.sort();
+        lines.join("\n")
+    }
+
+    /// The list that a set has, if it has these endpoints.
+    fn list_of(&self, set: u64, endpoints: &[SocketAddr]) -> Option<List> {
+        let held = self.sets.get(&set).filter(|held| held.number == set)?;
+        let list = self.lists.get(&held.list.number)?;
+        let is_equal = held.list.count as usize == endpoints.len()
+            && list.len() == endpoints.len()
+            && (0..).zip(endpoints).all(|(index, at)| list.get(&index) == Some(&(*at).into()));
+        is_equal.then_some(held.list)
+    }
+}
+
+impl Changes {
+    /// The number of elements that are touched, but for lists that are left.
+    pub fn operations(&self) -> usize {
+        self.endpoints.len()
+            + self.members.len()
+            + self.sets.len()
+            + self.frontends.len()
+            + self.gone_frontends.len()
+            + self.gone_sets.len()
+            + self.gone_members.len()
+    }
+
+    /// Each kind of change in words, as of something that differs from what was wanted.
+    pub fn describe(&self) -> impl Iterator<Item = String> {
+        [
+            (self.frontends.len(), "frontends are missing or do something else"),
+            (self.gone_frontends.len(), "frontends are too much"),
+            (self.sets.len(), "sets are missing or have other endpoints"),
+            (self.gone_sets.len(), "sets are too much"),
+            (self.members.len(), "members are missing"),
+            (self.gone_members.len(), "members are too much"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("ebpf: {count} {what}"))
+    }
+
+    /// Endpoints that do not serve any more.
+    pub fn lost(&self) -> impl Iterator<Item = SocketAddr> {
+        self.gone_members.iter().map(|member| member.endpoint.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use model::{Family, Protocol};
+    use plan::{
+        Action, Affinity, Backend, EndpointSet, FrontendAddress, PortId, Refusal, Rule, Scope,
+        SetId, UdpPort,
+    };
+
+    use super::*;
+
+    /// The maps, as changes leave them.
+    #[derive(Debug, Clone, Default)]
+    struct Maps(Held);
+
+    impl Maps {
+        fn apply(&mut self, changes: &Changes) {
+            let held = &mut self.0;
+            for (slot, endpoint) in &changes.endpoints {
+                let places = held.lists.entry(slot.list).or_default();
+                let before = places.insert(slot.index, *endpoint);
+                assert_eq!(before, None, "a list that is there is not written");
+            }
+            held.members.extend(&changes.members);
+            held.sets.extend(changes.sets.iter().map(|set| (set.number, *set)));
+            held.frontends.extend(changes.frontends.iter().copied());
+            for key in &changes.gone_frontends {
+                assert!(held.frontends.remove(key).is_some(), "what goes was there");
+            }
+            for number in &changes.gone_sets {
+                assert!(held.sets.remove(number).is_some(), "what goes was there");
+            }
+            for key in &changes.gone_members {
+                assert!(held.members.remove(key), "what goes was there");
+            }
+            for list in &changes.left {
+                assert!(held.lists.remove(&list.number).is_some(), "what is left was there");
+            }
+        }
+
+        fn counts(&self) -> Counts {
+            Counts {
+                frontends: self.0.frontends.len(),
+                sets: self.0.sets.len(),
+                endpoints: self.0.lists.values().map(BTreeMap::len).sum(),
+                members: self.0.members.len(),
+            }
+        }
+    }
+
+    /// A group of one UDP port, at its own address and at one that another may have as well.
+    fn group(id: &GroupId, endpoints: &BTreeSet<u8>, is_sticky: bool, shares: bool) -> Group {
+        let mut group = Group::empty(id.clone());
+        let port = PortId {
+            group: id.clone(),
+            name: "".into(),
+            protocol: Protocol::Udp,
+            family: Family::V4,
+        };
+        let at = |last: &u8| SocketAddr::from(([10, 244, 0, *last], 8080));
+        let backends: Vec<_> =
+            endpoints.iter().map(|e| Backend { address: at(e), local: true }).collect();
+        let action = match backends.is_empty() {
+            true => Action::Reject(Refusal::NoEndpoints),
+            false => Action::Forward { set: 0, masquerade: false },
+        };
+        if !backends.is_empty() {
+            let id = SetId { port: port.clone(), scope: Scope::Cluster };
+            group.sets.push(EndpointSet { id, backends });
+        }
+        let own = [10, 96, 0, id.len() as u8].into();
+        for ip in [own].into_iter().chain(shares.then_some([10, 96, 1, 1].into())) {
+            group.frontends.push(plan::Frontend {
+                key: plan::FrontendKey {
+                    address: FrontendAddress::Ip(ip),
+                    protocol: Protocol::Udp,
+                    port: 80.try_into().unwrap(),
+                },
+                port: port.clone(),
+                rule: Rule::ClusterIp,
+                pod: action.clone(),
+                node: action.clone(),
+                outside: action.clone(),
+                allowed_sources: None,
+                affinity: is_sticky.then_some(Affinity { timeout: std::time::Duration::MAX }),
+            });
+        }
+        group.cluster_ips.push(own);
+        group.udp_ports.push(UdpPort { port, serving: endpoints.iter().map(at).collect() });
+        group
+    }
+
+    /// Of each of three groups its endpoints, if it is there, and whether it is sticky; and which of them
+    /// has the shared address.
+    type Cluster = ([Option<(BTreeSet<u8>, bool)>; 3], usize);
+
+    fn clusters() -> impl Strategy<Value = Vec<Cluster>> {
+        let group = || {
+            let endpoints = proptest::collection::btree_set(0..6_u8, 0..5);
+            proptest::option::weighted(0.8, (endpoints, any::<bool>()))
+        };
+        proptest::collection::vec(([group(), group(), group()], 0..3_usize), 1..12)
+    }
+
+    fn groups(cluster: &Cluster) -> HashMap<GroupId, Option<Arc<Group>>> {
+        let ids = ["a", "bb", "ccc"].map(GroupId::from);
+        let of = |(index, id): (usize, &GroupId)| {
+            let wanted = cluster.0[index].as_ref();
+            let made = wanted.map(|(endpoints, is_sticky)| {
+                Arc::new(group(id, endpoints, *is_sticky, cluster.1 == index))
+            });
+            (id.clone(), made)
+        };
+        ids.iter().enumerate().map(of).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn changes_lead_to_what_a_new_start_would_make(history in clusters()) {
+            let mut maps = Maps::default();
+            let mut content = Content::default();
+            for cluster in &history {
+                let groups = groups(cluster);
+                let replaced = groups.iter().map(|(id, group)| (id, group.as_ref()));
+                maps.apply(&content.set_groups(replaced));
+                prop_assert_eq!(maps.counts(), content.counts());
+
+                let wanted: HashMap<_, _> =
+                    groups.into_iter().filter_map(|(id, group)| Some((id, group?))).collect();
+                let (_, changes) = Content::restored(wanted.clone(), &maps.0);
+                prop_assert_eq!(changes, Changes::default(), "nothing is to be done");
+                // From whatever was there.
+                let mut other = Maps::default();
+                let first = groups_of(&history[0]);
+                other.apply(&Content::restored(first, &Held::default()).1);
+                let (restored, changes) = Content::restored(wanted.clone(), &other.0);
+                other.apply(&changes);
+                prop_assert_eq!(other.counts(), restored.counts());
+                prop_assert_eq!(&other.0.frontends, &maps.0.frontends);
+                prop_assert_eq!(&other.0.members, &maps.0.members);
+                prop_assert_eq!(Content::restored(wanted, &other.0).1, Changes::default());
+            }
+        }
+    }
+
+    fn groups_of(cluster: &Cluster) -> HashMap<GroupId, Arc<Group>> {
+        groups(cluster).into_iter().filter_map(|(id, group)| Some((id, group?))).collect()
+    }
+}

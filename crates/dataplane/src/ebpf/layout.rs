@@ -1,0 +1,444 @@
+//! Keys and values of the maps, as `bpf/portolan.h` has them: a test compares the two by BTF.
+//!
+//! Pure. Addresses and ports are in network order, all other numbers in the machine's. Fields named `zero`
+//! fill gaps, which would otherwise be part of keys.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use model::{Family, Protocol};
+use plan::FrontendAddress;
+
+/// Something that has a fixed number of bytes in a map.
+pub trait Wire: Sized {
+    /// How many.
+    const SIZE: usize;
+
+    /// Writes them.
+    fn put(&self, bytes: &mut [u8]);
+
+    /// Reads them.
+    fn get(bytes: &[u8]) -> Self;
+
+    /// As the map has it. `N` is the size.
+    fn to_bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.put(&mut bytes);
+        bytes
+    }
+}
+
+/// Declares structures of the header: in Rust, with the header's name and fields in their order.
+macro_rules! layout {
+    ($($(#[$doc:meta])* $name:ident = $header:literal {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+    })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+            pub struct $name {
+                $($(#[$field_doc])* pub $field: $type,)*
+            }
+
+            impl $name {
+                /// How many bytes it has.
+                pub const SIZE: usize = <Self as Wire>::SIZE;
+            }
+
+            impl Wire for $name {
+                const SIZE: usize = 0 $(+ <$type as Wire>::SIZE)*;
+
+                fn put(&self, bytes: &mut [u8]) {
+                    let rest = bytes;
+                    $(
+                        let (bytes, rest) = rest.split_at_mut(<$type as Wire>::SIZE);
+                        self.$field.put(bytes);
+                    )*
+                    assert!(rest.is_empty(), "it has another size");
+                }
+
+                fn get(bytes: &[u8]) -> Self {
+                    let rest = bytes;
+                    $(
+                        let (bytes, rest) = rest.split_at(<$type as Wire>::SIZE);
+                        let $field = <$type as Wire>::get(bytes);
+                    )*
+                    assert!(rest.is_empty(), "it has another size");
+                    Self { $($field,)* }
+                }
+            }
+        )*
+
+        /// Names, fields and sizes of fields of all structures.
+        #[cfg(test)]
+        const STRUCTURES: &[(&str, &[(&str, usize)])] =
+            &[$(($header, &[$((stringify!($field), <$type as Wire>::SIZE)),*])),*];
+    };
+}
+
+layout! {
+    /// An address with a port.
+    Endpoint = "endpoint" {
+        /// The address.
+        address: Address,
+        /// The port.
+        port: Port,
+        /// Nothing.
+        zero: u16,
+    }
+
+    /// Key of `frontends`: what a connection is made to.
+    FrontendKey = "frontend_key" {
+        /// The address; the unspecified one stands for any of the node.
+        address: Address,
+        /// The port, 0 for all of a virtual address.
+        port: Port,
+        /// The protocol's number in IP headers, 0 for all of a virtual address.
+        protocol: u8,
+        /// Nothing.
+        zero: u8,
+    }
+
+    /// Value of `frontends`.
+    Frontend = "frontend" {
+        /// What is done with connections from pods.
+        pod: Deed,
+        /// From the node itself.
+        node: Deed,
+        /// From anywhere else.
+        outside: Deed,
+        /// Number of the Service's port.
+        port: u64,
+        /// Seconds that a silent client keeps its endpoint for; 0 if none is kept.
+        affinity: u32,
+        /// Nothing.
+        zero: u32,
+    }
+
+    /// Value of `sets`, whose key is its number.
+    Set = "set" {
+        /// The number.
+        number: u64,
+        /// The list of endpoints that it has.
+        list: List,
+    }
+
+    /// Key of `endpoints`: a place in a list.
+    Slot = "slot" {
+        /// Number of the list.
+        list: u32,
+        /// The place, from 0.
+        index: u32,
+    }
+
+    /// Key of `members`: an endpoint that somebody may go on with.
+    Member = "member" {
+        /// Number of a set, or the complement of the number of a UDP port.
+        of: u64,
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Nothing.
+        zero: u32,
+    }
+
+    /// Value of `peers`.
+    Peer = "peer" {
+        /// What a socket has asked for.
+        asked: Endpoint,
+        /// Where it was sent.
+        given: Endpoint,
+    }
+
+    /// The one value of `node`.
+    Node = "node" {
+        /// Cookie of its network namespace.
+        netns: u64,
+        /// The families that pods can be told in.
+        pods: Families,
+        /// Nothing.
+        zero: u32,
+    }
+}
+
+/// An IPv6 address; IPv4 addresses are mapped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(Ipv6Addr);
+
+/// A port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(pub u16);
+
+/// What a frontend does with connections of some origin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Deed {
+    /// It refuses them.
+    #[default]
+    Refuse,
+    /// It leaves them to packets.
+    Pass,
+    /// It sends them to the endpoint set with this number.
+    Send(u64),
+}
+
+/// Whose node ports an address of the node accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// Everybody's.
+    All,
+    /// Those of sockets in the node's own network namespace.
+    Node,
+}
+
+/// A list of endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct List {
+    /// Its number.
+    pub number: u32,
+    /// How many endpoints it has.
+    pub count: u32,
+}
+
+/// Address families.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Families(u32);
+
+impl Families {
+    /// Those that `has` says yes to.
+    pub fn of(has: impl Fn(Family) -> bool) -> Self {
+        let bit = |family, bit| if has(family) { bit } else { 0 };
+        Self(bit(Family::V4, 1) | bit(Family::V6, 2))
+    }
+}
+
+impl List {
+    /// Its places.
+    pub fn slots(self) -> impl Iterator<Item = Slot> {
+        (0..self.count).map(move |index| Slot { list: self.number, index })
+    }
+}
+
+impl FrontendKey {
+    /// The key of all of a virtual address that has no frontend.
+    pub fn virtual_address(ip: IpAddr) -> Self {
+        Self { address: ip.into(), ..Self::default() }
+    }
+}
+
+impl From<&plan::FrontendKey> for FrontendKey {
+    fn from(key: &plan::FrontendKey) -> Self {
+        let ip = match key.address {
+            FrontendAddress::Ip(ip) => ip,
+            FrontendAddress::AnyOfNode(Family::V4) => IpAddr::from([0; 4]),
+            FrontendAddress::AnyOfNode(Family::V6) => IpAddr::from([0; 16]),
+        };
+        let protocol = key.protocol.number();
+        Self { address: ip.into(), port: Port(key.port.get()), protocol, zero: 0 }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(at: SocketAddr) -> Self {
+        Self { address: at.ip().into(), port: Port(at.port()), zero: 0 }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(at: Endpoint) -> Self {
+        SocketAddr::new(at.address.0.to_canonical(), at.port.0)
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self(ip.to_ipv6_mapped()),
+            IpAddr::V6(ip) => Self(ip),
+        }
+    }
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self(Ipv6Addr::UNSPECIFIED)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.to_canonical(), f)
+    }
+}
+
+/// Whether sockets of a protocol are seen at all.
+pub fn is_seen(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Tcp | Protocol::Udp)
+}
+
+macro_rules! number {
+    ($($type:ty)*) => {$(
+        impl Wire for $type {
+            const SIZE: usize = size_of::<$type>();
+
+            fn put(&self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_ne_bytes());
+            }
+
+            fn get(bytes: &[u8]) -> Self {
+                let mut number = [0; size_of::<$type>()];
+                number.copy_from_slice(bytes);
+                Self::from_ne_bytes(number)
+            }
+        }
+    )*};
+}
+
+number!(u8 u16 u32 u64);
+
+impl Wire for Address {
+    const SIZE: usize = 16;
+
+    fn put(&self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0.octets());
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(bytes);
+        Self(octets.into())
+    }
+}
+
+impl Wire for Port {
+    const SIZE: usize = u16::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        self.0.to_be().put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        Self(u16::from_be(u16::get(bytes)))
+    }
+}
+
+impl Wire for Deed {
+    const SIZE: usize = u64::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        let number = match self {
+            Deed::Refuse => 0,
+            Deed::Pass => u64::MAX,
+            Deed::Send(set) => *set,
+        };
+        number.put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        match u64::get(bytes) {
+            0 => Deed::Refuse,
+            u64::MAX => Deed::Pass,
+            set => Deed::Send(set),
+        }
+    }
+}
+
+impl Wire for Accepts {
+    const SIZE: usize = u32::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        u32::from(*self == Accepts::Node).put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        if u32::get(bytes) == 0 { Accepts::All } else { Accepts::Node }
+    }
+}
+
+impl Wire for List {
+    const SIZE: usize = u64::SIZE;
+
+    /// In one number, so that it is read as a whole.
+    fn put(&self, bytes: &mut [u8]) {
+        (u64::from(self.count) << 32 | u64::from(self.number)).put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let both = u64::get(bytes);
+        // Halves fit.
+        Self { number: both as u32, count: (both >> 32) as u32 }
+    }
+}
+
+impl Wire for Families {
+    const SIZE: usize = u32::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        self.0.put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        Self(u32::get(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::btf::{Btf, Structure};
+    use super::super::programs::CODE;
+    use super::*;
+
+    #[test]
+    fn structures_are_those_of_the_header() {
+        let btf = Btf::of(CODE);
+        for (name, fields) in STRUCTURES {
+            let Structure { size, members } = btf.structure(name);
+            let mut at = 0;
+            let expected: Vec<(String, usize)> = fields
+                .iter()
+                .map(|(field, size)| {
+                    let field = (field.to_string(), at);
+                    at += size;
+                    field
+                })
+                .collect();
+            assert_eq!((members, size), (expected, at), "struct {name}");
+        }
+    }
+
+    /// What one process remembers another one reads, of another version perhaps. Who changes these gives
+    /// `MEMORY` in programs.rs another number.
+    #[test]
+    fn what_is_remembered_has_not_changed() {
+        let btf = Btf::of(CODE);
+        let described = ["client", "remembered", "datagrams", "peer", "endpoint"].map(|name| {
+            let Structure { size, members } = btf.structure(name);
+            let members: Vec<String> =
+                members.iter().map(|(member, at)| format!("{member}@{at}")).collect();
+            format!("{name} {size}: {}", members.join(" "))
+        });
+        assert_eq!(
+            described,
+            [
+                "client 24: port@0 address@8",
+                "remembered 32: endpoint@0 zero@20 seen@24",
+                "datagrams 32: socket@0 peer@8 zero@28",
+                "peer 40: asked@0 given@20",
+                "endpoint 20: address@0 port@16 zero@18",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let at: SocketAddr = "10.244.1.10:8080".parse().unwrap();
+        let member = Member { of: 7, endpoint: at.into(), zero: 0 };
+        let bytes: [u8; Member::SIZE] = member.to_bytes();
+        assert_eq!(bytes[18..28], [0xff, 0xff, 10, 244, 1, 10, 0x1f, 0x90, 0, 0]);
+        assert_eq!(Member::get(&bytes), member);
+        assert_eq!(SocketAddr::from(member.endpoint), at);
+        for deed in [Deed::Refuse, Deed::Pass, Deed::Send(9)] {
+            assert_eq!(Deed::get(&deed.to_bytes::<8>()), deed);
+        }
+        let list = List { number: 3, count: 4 };
+        assert_eq!(List::get(&list.to_bytes::<8>()), list);
+    }
+}

@@ -1,0 +1,27 @@
+//! eBPF: Services resolved where sockets connect, so that packets carry a pod's address from the start.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `layout` | keys and values of the maps, as `bpf/portolan.h` has them |
+//! | `render` | what a group puts into the maps |
+//! | `content` | what the maps hold, and what leads from one content to the next |
+//! | `programs` | what is loaded and attached, and how it outlives this process |
+//! | `connected` | UDP sockets whose endpoint has gone |
+//! | `watch` | who notices that programs were detached |
+//! | `backend` | what is done in which order |
+//!
+//! What no socket of ours has resolved (what comes from other hosts, SCTP, what may come only from some
+//! sources, what is to be lost in silence) is left to packets: a table of nftables with the whole plan
+//! stands behind ([`Role::Complete`](crate::nftables::Role::Complete)).
+
+mod backend;
+#[cfg(test)]
+mod btf;
+mod connected;
+pub mod content;
+pub mod layout;
+mod programs;
+pub mod render;
+mod watch;
+
+pub use backend::Ebpf;
