@@ -7,8 +7,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dataplane::ebpf::Ebpf;
+use kernel::cgroup::Cgroup;
 use kernel::netns::Netns;
 use kernel::route::{NextHop, Route, Rtnetlink, VethEnd};
 use kernel::sysctl;
@@ -84,16 +87,21 @@ pub(crate) struct Hosts {
     pub(crate) pod_d: Host,
     servers: Vec<Server>,
     directory: TempDir,
+    /// The control group of all that runs on the node and in its pods.
+    cgroup: Cgroup,
 }
 
 /// A place to connect from.
 pub(crate) struct Host {
     netns: Netns,
+    /// Where its threads are, if it is the node or one of its pods.
+    cgroup: Option<Cgroup>,
 }
 
 impl Hosts {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let cgroup = new_cgroup();
         let make = |name: &str| {
             let netns = Netns::create(&directory.path().join(name))
                 .expect("a network namespace can be made: these tests need root");
@@ -103,7 +111,8 @@ impl Hosts {
                 Rtnetlink::open()?.set_up("lo")
             };
             netns.run(prepare).unwrap().unwrap();
-            Host { netns }
+            let is_of_node = ["node", "pod-a", "pod-c"].contains(&name);
+            Host { netns, cgroup: is_of_node.then(|| cgroup.clone()) }
         };
         let node = make("node");
         let route = || {
@@ -151,7 +160,7 @@ impl Hosts {
                 }
             }
         }
-        let hosts = Self { node, outside, pod_a, pod_b, pod_c, pod_d, servers, directory };
+        let hosts = Self { node, outside, pod_a, pod_b, pod_c, pod_d, servers, directory, cgroup };
         hosts.meet();
         hosts
     }
@@ -244,11 +253,19 @@ impl Hosts {
         [self.node.run(servers), self.node.sh(routes), self.ruleset()].join("\n")
     }
 
+    /// What is attached to the cgroup, what the maps hold, and the packet filter.
+    fn ebpf_listing(&self) -> String {
+        let ebpf = self.node.run(|| Ebpf::open(self.cgroup.clone()).unwrap());
+        let held = self.node.run(|| ebpf.listing().unwrap());
+        [held, self.ruleset()].join("\n")
+    }
+
     /// What the kernel holds where a data plane writes, without what counts packets.
     pub(crate) fn listing(&self, plane: Plane) -> String {
         let flavour = match plane {
             Plane::Nftables => return self.ruleset(),
             Plane::Ipvs => return self.ipvs_listing(),
+            Plane::Ebpf => return self.ebpf_listing(),
             Plane::IptablesNft => "nft",
             Plane::IptablesLegacy => "legacy",
         };
@@ -266,13 +283,38 @@ impl Drop for Hosts {
         for name in ["node", "outside", "pod-a", "pod-b", "pod-c", "pod-d"] {
             Netns::delete(&self.directory.path().join(name)).unwrap();
         }
+        // What a test has left of programs goes with their cgroup, but not their names.
+        Ebpf::open(self.cgroup.clone()).and_then(|mut ebpf| ebpf.detach()).unwrap();
+        // The last threads may be about to end.
+        let start = Instant::now();
+        while let Err(error) = std::fs::remove_dir(self.cgroup.path()) {
+            assert!(start.elapsed() < Duration::from_secs(5), "{error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
+}
+
+/// A control group below the one of this process, for threads of it.
+fn new_cgroup() -> Cgroup {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("portolan-packets-{}-{number}", std::process::id());
+    let cgroup = Cgroup::current().unwrap().child(name);
+    cgroup.create().expect("these tests need root: they make a cgroup");
+    cgroup.make_threaded().unwrap();
+    cgroup
 }
 
 impl Host {
     /// Runs something in its network namespace.
     pub(crate) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        self.netns.run(body).expect("a namespace that is there can be entered")
+        let within_cgroup = || {
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.add_this_thread().unwrap();
+            }
+            body()
+        };
+        self.netns.run(within_cgroup).expect("a namespace that is there can be entered")
     }
 
     /// Runs a command line there, which has to succeed, and answers what it prints.

@@ -17,6 +17,7 @@ mod adoption;
 mod affinity;
 mod cases;
 mod conntrack;
+mod ebpf;
 mod hosts;
 mod invalid;
 mod ipvs;

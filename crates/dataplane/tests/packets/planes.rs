@@ -21,14 +21,16 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use dataplane::Backend;
+use dataplane::ebpf::Ebpf;
 use dataplane::iptables::{Flavour, Iptables};
 use dataplane::ipvs::{Ipvs, Scheduler};
 use dataplane::nftables::Nftables;
+use kernel::cgroup::Cgroup;
 use model::{Family, Protocol};
 use serde_json::json;
 
 /// All names of data planes, as the matrix calls them, also of those that can't be opened yet.
-pub(crate) const NAMES: [&str; 4] = ["nftables", "iptables-nft", "iptables-legacy", "ipvs"];
+pub(crate) const NAMES: [&str; 5] = ["nftables", "iptables-nft", "iptables-legacy", "ipvs", "ebpf"];
 
 /// Tests that a data plane can't pass, each with the reason. They are not run on it. What rows of the
 /// table are not possible stands in the rows (`not_on`).
@@ -53,6 +55,7 @@ pub(crate) enum Plane {
     IptablesNft,
     IptablesLegacy,
     Ipvs,
+    Ebpf,
 }
 
 /// What has an outcome.
@@ -103,6 +106,11 @@ macro_rules! on_every_plane {
             fn ipvs() {
                 Plane::Ipvs.test(stringify!($name), super::$name);
             }
+
+            #[test]
+            fn ebpf() {
+                Plane::Ebpf.test(stringify!($name), super::$name);
+            }
         }
     )*};
 }
@@ -111,7 +119,8 @@ pub(crate) use on_every_plane;
 impl Plane {
     /// All that are to be tested.
     pub(crate) fn all() -> Vec<Plane> {
-        let all = [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs];
+        let all =
+            [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs, Plane::Ebpf];
         let is_there = |plane: &Plane| plane.is_wanted() && plane.is_missing().is_none();
         all.into_iter().filter(is_there).collect()
     }
@@ -127,6 +136,7 @@ impl Plane {
             Plane::IptablesNft => "iptables-nft",
             Plane::IptablesLegacy => "iptables-legacy",
             Plane::Ipvs => "ipvs",
+            Plane::Ebpf => "ebpf",
         }
     }
 
@@ -140,6 +150,8 @@ impl Plane {
                 let ipvs = Ipvs::open(Scheduler::RoundRobin).unwrap();
                 Box::new(ipvs.expect("the kernel has IPVS"))
             }
+            // The sockets of the node and of its pods are those of their cgroup.
+            Plane::Ebpf => Box::new(Ebpf::open(Cgroup::current().unwrap()).unwrap()),
         }
     }
 
@@ -154,6 +166,7 @@ impl Plane {
                 "iptables-legacy -t nat -I PORTOLAN-SERVICES -m comment --comment strange"
             }
             Plane::Ipvs => "nft insert rule ip portolan-ipvs services counter",
+            Plane::Ebpf => "nft insert rule ip portolan-ebpf services counter",
         }
     }
 

@@ -80,6 +80,10 @@ fn whatever_is_changed_is_mended_within_a_second(plane: Plane) {
     watching.abort();
 }
 
+/// Where programs of the node are pinned, for a shell on it: it is in the node's cgroup.
+pub(crate) const PROGRAMS: &str = "/sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3 == \"cgroup2\" \
+     { print $2; exit }' /proc/mounts)$(sed -n s/^0:://p /proc/self/cgroup)\")";
+
 /// What others do to a data plane, as command lines.
 fn tamperings(plane: Plane) -> Vec<(&'static str, String)> {
     let flavour = match plane {
@@ -106,6 +110,15 @@ fn tamperings(plane: Plane) -> Vec<(&'static str, String)> {
             ]
             .map(|(what, command)| (what, command.to_owned()))
             .into();
+        }
+        Plane::Ebpf => {
+            return vec![
+                ("a firewall's reload", "nft flush ruleset".to_owned()),
+                ("a program is detached", format!("rm {PROGRAMS}/*/links/connect4")),
+                ("all of it goes", format!("rm -r {PROGRAMS}")),
+                ("a hook is emptied", "nft flush chain ip portolan-ebpf prerouting".to_owned()),
+                ("the other family", "nft flush chain ip6 portolan-ebpf services".to_owned()),
+            ];
         }
         Plane::IptablesNft => "nft",
         Plane::IptablesLegacy => "legacy",

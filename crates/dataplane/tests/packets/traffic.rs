@@ -185,7 +185,8 @@ impl Server {
             while !is_ending.load(Ordering::Relaxed) {
                 match tcp.accept() {
                     Ok((stream, peer)) => {
-                        thread::spawn(move || converse(stream, address, peer.ip()));
+                        let is_ending = is_ending.clone();
+                        thread::spawn(move || converse(stream, address, peer.ip(), &is_ending));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         let mut fds = [PollFd::new(tcp.as_fd(), PollFlags::POLLIN)];
@@ -243,14 +244,24 @@ fn line(address: SocketAddr, client: IpAddr, length: usize) -> String {
     format!("{} {} {client} {length}\n", address.ip(), address.port())
 }
 
-fn converse(mut stream: TcpStream, address: SocketAddr, client: IpAddr) {
+/// Answers until either end has enough: of a client's that is lost nothing is heard.
+fn converse(mut stream: TcpStream, address: SocketAddr, client: IpAddr, is_ending: &AtomicBool) {
     // The socket that accepts does not block, and this one need not inherit that.
-    if stream.set_nonblocking(false).is_err() {
+    let prepare = || {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))
+    };
+    if prepare().is_err() {
         return;
     }
     let mut buffer = vec![0; 65_536];
-    while let Ok(length) = stream.read(&mut buffer) {
-        if length == 0 || stream.write_all(line(address, client, length).as_bytes()).is_err() {
+    while !is_ending.load(Ordering::Relaxed) {
+        let length = match stream.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Ok(0) | Err(_) => return,
+            Ok(length) => length,
+        };
+        if stream.write_all(line(address, client, length).as_bytes()).is_err() {
             return;
         }
     }

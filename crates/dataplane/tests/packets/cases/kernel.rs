@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use ::kernel::conntrack::{self, Filter, Transport};
 use ::kernel::netlink::{self, Socket};
-use ::kernel::nftables::Family;
+use ::kernel::nftables;
 use dataplane::Delta;
-use model::Protocol;
+use model::{Family, Protocol};
+use plan::{FrontendAddress, FrontendKey};
 
 use super::row::{Manner, Outcome, PacketRow, Row, Step, Target};
 use super::scene::{Scene, Variant};
@@ -156,7 +158,7 @@ fn ask_twice(conversation: &mut Conversation, limit: Duration) -> io::Result<Ans
 /// that a client of the row before had, whose endpoint still serves.
 fn forget_datagrams() {
     let mut socket = Socket::open(netlink::Protocol::Netfilter).unwrap();
-    for family in [Family::Ipv4, Family::Ipv6] {
+    for family in [nftables::Family::Ipv4, nftables::Family::Ipv6] {
         conntrack::delete_stale(&mut socket, &Filter::all(family, Transport::Udp), |_| true)
             .unwrap();
     }
@@ -249,9 +251,30 @@ impl Check<'_> {
         let is_right = match (self.packet.from.as_str(), place.as_str()) {
             ("node", _) => !server.is_loopback(),
             (_, "NODE") => seen == own,
+            // Its socket was given the endpoint, so that nobody else's address is needed.
+            _ if self.is_given() => {
+                // A client that was there before the Service is led as a packet.
+                seen == own || self.packet.client.is_some() && target.masqueraded
+            }
             _ => (seen == own) != target.masqueraded,
         };
         if is_right { Ok(()) } else { Err(format!("{target} sees {seen}")) }
+    }
+
+    /// Whether a socket here learns its endpoint when it connects.
+    fn is_given(&self) -> bool {
+        let is_here = ["pod", "L"].contains(&self.packet.from.as_str());
+        if self.runner.plane != Plane::Ebpf || !is_here {
+            return false;
+        }
+        let Some(port) = self.packet.port.and_then(NonZeroU16::new) else { return false };
+        let to = self.variant.address(&self.packet.to);
+        let key = |address| FrontendKey { address, protocol: self.protocol, port };
+        let plan = &self.scene.plan;
+        let at_address = plan.frontend(&key(FrontendAddress::Ip(to)));
+        let found =
+            at_address.or_else(|| plan.frontend(&key(FrontendAddress::AnyOfNode(Family::of(to)))));
+        found.is_some_and(|(_, frontend)| frontend.allowed_sources.is_none())
     }
 
     /// Asks until everybody has answered, and never anybody else.

@@ -1,0 +1,297 @@
+//! What eBPF does with sockets and no other data plane does.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use dataplane::Backend;
+use model::{Event, Object, World};
+use plan::NodePortAddresses;
+use serde_json::json;
+
+use crate::hosts::{Addresses, Host, Hosts, NODE, POD_A, POD_B, V4, V6, VIP};
+use crate::planes::Plane;
+use crate::{cluster, cluster_with, plan_of, programmed, update, whole};
+
+/// Makes a test of each function, where eBPF is tested.
+macro_rules! on_ebpf {
+    ($($name:ident),* $(,)?) => {
+        mod tests {
+            $(
+                #[test]
+                fn $name() {
+                    crate::planes::Plane::Ebpf.test_of_its_own(stringify!($name), super::$name);
+                }
+            )*
+        }
+    };
+}
+
+on_ebpf!(
+    a_socket_shows_whom_it_has_asked_for,
+    an_answer_shows_whom_was_asked,
+    datagrams_of_a_socket_go_on_to_their_endpoint,
+    a_connected_datagram_socket_is_led_on,
+    a_service_without_endpoints_refuses_at_once,
+    connecting_for_ones_own_address_is_not_refused,
+    an_ipv6_socket_reaches_ipv4,
+    node_ports_are_served_on_the_nodes_loopback,
+    a_pod_keeps_its_own_loopback,
+    packets_carry_the_pods_address,
+    tables_grow_while_connections_begin,
+    another_version_takes_over,
+);
+
+const LIMIT: Duration = Duration::from_secs(2);
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+/// A socket that is not connected.
+fn datagram_socket(host: &Host, net: &Addresses) -> UdpSocket {
+    let any: IpAddr = match net.vip.contains(':') {
+        true => Ipv6Addr::UNSPECIFIED.into(),
+        false => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let socket = host.run(|| UdpSocket::bind((any, 0)).unwrap());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket
+}
+
+/// Who answers, and as whom he is shown.
+fn ask(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
+    socket.send_to(b"?", to).unwrap();
+    let mut buffer = [0; 200];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    (text.split(' ').next().unwrap().to_owned(), from)
+}
+
+fn a_socket_shows_whom_it_has_asked_for() {
+    let hosts = Hosts::new();
+    for net in [&V4, &V6] {
+        let _backend = programmed(Plane::Ebpf, &hosts, &cluster_with(net, json!({}), &[net.pod_a]));
+        for host in [&hosts.pod_c, &hosts.node] {
+            for (address, port) in [(net.vip, 80), (net.node, 30080)] {
+                let to = at(address, port);
+                let stream = host.run(|| TcpStream::connect_timeout(&to, LIMIT).unwrap());
+                assert_eq!(stream.peer_addr().unwrap(), to);
+                let socket = datagram_socket(host, net);
+                socket.connect(to).unwrap();
+                assert_eq!(socket.peer_addr().unwrap(), to);
+            }
+            // One that was connected elsewhere since.
+            let socket = datagram_socket(host, net);
+            socket.connect(at(net.vip, 80)).unwrap();
+            socket.connect(at(net.pod_a, 8080)).unwrap();
+            assert_eq!(ask_connected(&socket), net.pod_a);
+        }
+    }
+}
+
+fn ask_connected(socket: &UdpSocket) -> String {
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.send(b"?").unwrap();
+    let mut buffer = [0; 200];
+    let length = socket.recv(&mut buffer).unwrap();
+    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    text.split(' ').next().unwrap().to_owned()
+}
+
+fn an_answer_shows_whom_was_asked() {
+    let hosts = Hosts::new();
+    for net in [&V4, &V6] {
+        let _backend = programmed(Plane::Ebpf, &hosts, &cluster_with(net, json!({}), &[net.pod_b]));
+        for host in [&hosts.pod_c, &hosts.node] {
+            let socket = datagram_socket(host, net);
+            for (address, port) in [(net.vip, 80), (net.node, 30080), (net.pod_b, 8080)] {
+                let to = at(address, port);
+                assert_eq!(ask(&socket, to), (net.pod_b.to_owned(), to));
+            }
+        }
+    }
+}
+
+fn datagrams_of_a_socket_go_on_to_their_endpoint() {
+    let hosts = Hosts::new();
+    let both = cluster(json!({}), &[POD_A, POD_B]);
+    let mut backend = programmed(Plane::Ebpf, &hosts, &both);
+    let sockets: Vec<UdpSocket> = (0..12).map(|_| datagram_socket(&hosts.pod_c, &V4)).collect();
+    let to = at(VIP, 80);
+    let first: Vec<String> = sockets.iter().map(|socket| ask(socket, to).0).collect();
+    assert!(first.iter().any(|server| server != &first[0]), "sockets are spread: {first:?}");
+    for (socket, server) in sockets.iter().zip(&first) {
+        for _ in 0..5 {
+            assert_eq!(&ask(socket, to).0, server);
+        }
+    }
+    // What serves on is gone on with, and what does not is not.
+    update(&mut *backend, &both, &cluster(json!({}), &[POD_A]));
+    for socket in &sockets {
+        assert_eq!(ask(socket, to).0, POD_A);
+    }
+}
+
+fn a_connected_datagram_socket_is_led_on() {
+    let hosts = Hosts::new();
+    for net in [&V4, &V6] {
+        let of = |endpoints: &[&str]| cluster_with(net, json!({}), endpoints);
+        let (old, new) = (of(&[net.pod_a]), of(&[net.pod_b]));
+        let mut backend = programmed(Plane::Ebpf, &hosts, &old);
+        let socket = datagram_socket(&hosts.pod_c, net);
+        socket.connect(at(net.vip, 80)).unwrap();
+        // What talks to the pod itself is not moved.
+        let other = datagram_socket(&hosts.pod_c, net);
+        other.connect(at(net.pod_a, 8080)).unwrap();
+        assert_eq!(ask_connected(&socket), net.pod_a);
+        let own = socket.local_addr().unwrap();
+
+        update(&mut *backend, &old, &new);
+        backend.forget_stale(&plan_of(&new).groups().cloned().collect::<Vec<_>>()).unwrap();
+        assert_eq!(ask_connected(&socket), net.pod_b);
+        assert_eq!(socket.local_addr().unwrap(), own, "it is the same socket");
+        assert_eq!(ask_connected(&other), net.pod_a);
+    }
+}
+
+fn a_service_without_endpoints_refuses_at_once() {
+    let hosts = Hosts::new();
+    let _backend = programmed(Plane::Ebpf, &hosts, &cluster(json!({}), &[]));
+    for host in [&hosts.pod_c, &hosts.node] {
+        // 81 is no port of the Service.
+        for (address, port) in [(VIP, 80), (NODE, 30080), (VIP, 81)] {
+            let to = at(address, port);
+            let start = Instant::now();
+            let refused = host.run(|| TcpStream::connect_timeout(&to, LIMIT)).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+            let refused = datagram_socket(host, &V4).send_to(b"?", to).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+            assert!(start.elapsed() < LIMIT / 4, "{to}");
+        }
+    }
+}
+
+fn connecting_for_ones_own_address_is_not_refused() {
+    let hosts = Hosts::new();
+    let _backend = programmed(Plane::Ebpf, &hosts, &cluster(json!({}), &[]));
+    // As getaddrinfo(3) does to order addresses, and ping(8).
+    for port in [0, 80, 1025] {
+        let socket = datagram_socket(&hosts.pod_c, &V4);
+        socket.connect(at(VIP, port)).unwrap();
+        assert_eq!(socket.local_addr().unwrap().ip().to_string(), V4.pod_c);
+    }
+}
+
+fn an_ipv6_socket_reaches_ipv4() {
+    let hosts = Hosts::new();
+    let _backend = programmed(Plane::Ebpf, &hosts, &cluster(json!({}), &[POD_B]));
+    let mapped = |address: &str, port| {
+        let address: Ipv4Addr = address.parse().unwrap();
+        SocketAddr::new(address.to_ipv6_mapped().into(), port)
+    };
+    let to = mapped(VIP, 80);
+    let stream = hosts.pod_c.run(|| TcpStream::connect_timeout(&to, LIMIT).unwrap());
+    assert_eq!(stream.peer_addr().unwrap(), to);
+    let socket = datagram_socket(&hosts.pod_c, &V6);
+    assert_eq!(ask(&socket, to), (POD_B.to_owned(), to));
+    socket.connect(to).unwrap();
+    assert_eq!(ask_connected(&socket), POD_B);
+}
+
+fn node_ports_are_served_on_the_nodes_loopback() {
+    let hosts = Hosts::new();
+    let mut backend = hosts.node.run(|| Plane::Ebpf.open());
+    for (net, loopback) in [(&V4, "127.0.0.1"), (&V6, "::1")] {
+        let mut plan = plan_of(&cluster_with(net, json!({}), &[net.pod_b]));
+        plan.node.settings.node_port_addresses = NodePortAddresses::Ranges(Vec::new());
+        backend.restore(&whole(&plan)).unwrap();
+        assert_eq!(hosts.node.tcp(loopback, 30080).unwrap().server, net.pod_b);
+        assert_eq!(hosts.node.udp(loopback, 30080).unwrap().server, net.pod_b);
+        let refused = hosts.pod_c.tcp(loopback, 30080).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "a pod has a loopback of its own");
+    }
+}
+
+fn a_pod_keeps_its_own_loopback() {
+    let hosts = Hosts::new();
+    let mut plan = plan_of(&cluster(json!({}), &[POD_B]));
+    plan.node.settings.node_port_addresses = NodePortAddresses::Ranges(Vec::new());
+    let mut backend = hosts.node.run(|| Plane::Ebpf.open());
+    backend.restore(&whole(&plan)).unwrap();
+    let _server = hosts.pod_c.serve(at("127.0.0.1", 30080));
+    assert_eq!(hosts.pod_c.tcp("127.0.0.1", 30080).unwrap().server, "127.0.0.1");
+}
+
+fn packets_carry_the_pods_address() {
+    let hosts = Hosts::new();
+    let _backend = programmed(Plane::Ebpf, &hosts, &cluster(json!({}), &[POD_B]));
+    let stream = hosts.pod_c.run(|| TcpStream::connect_timeout(&at(VIP, 80), LIMIT).unwrap());
+    let port = stream.local_addr().unwrap().port();
+    let sockets = hosts.pod_c.sh("cat /proc/net/tcp");
+    // Addresses are in the machine's order, ports are not.
+    let peer: Ipv4Addr = POD_B.parse().unwrap();
+    let peer = format!("{:08X}:{:04X}", u32::from_ne_bytes(peer.octets()), 8080);
+    let is_ours = |line: &&str| line.contains(&format!(":{port:04X} {peer}"));
+    assert!(sockets.lines().any(|line| is_ours(&line)), "{peer} in {sockets}");
+}
+
+/// So many Services take larger tables than what was there before.
+const MANY: usize = 3_000;
+
+/// A cluster with many Services more.
+fn with_others(mut world: World) -> World {
+    for number in 0..MANY {
+        let name = format!("other-{number}");
+        let service = json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"clusterIP": format!("10.96.{}.{}", 1 + number / 250, 1 + number % 250),
+                     "ports": [{"name": "p", "port": 80}]},
+        });
+        let slice = json!({
+            "metadata": {"name": name, "namespace": "default",
+                         "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [POD_A]}, {"addresses": [POD_B]}],
+            "ports": [{"name": "p", "port": 8080}],
+        });
+        world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
+        world.apply(Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap())));
+    }
+    world
+}
+
+fn tables_grow_while_connections_begin() {
+    let hosts = Hosts::new();
+    let few = cluster(json!({}), &[POD_A, POD_B]);
+    let mut backend = programmed(Plane::Ebpf, &hosts, &few);
+    let (few, many) = (plan_of(&few), plan_of(&with_others(cluster(json!({}), &[POD_A, POD_B]))));
+    crate::load::repeat_under_load("tables grow", &hosts, 2, || {
+        for plan in [&many, &few] {
+            let groups = many.groups().map(|g| (g.id.clone(), plan.group(&g.id).cloned()));
+            backend.update(&dataplane::Delta { node: None, groups: groups.collect() }).unwrap();
+            backend.settle().unwrap();
+        }
+    });
+}
+
+fn another_version_takes_over() {
+    let hosts = Hosts::new();
+    let world = cluster(json!({}), &[POD_A]);
+    drop(programmed(Plane::Ebpf, &hosts, &world));
+    let socket = datagram_socket(&hosts.pod_c, &V4);
+    assert_eq!(ask(&socket, at(VIP, 80)), (POD_A.to_owned(), at(VIP, 80)));
+    // Its maps are no longer taken for those of this version.
+    hosts.node.sh(&format!(
+        "cd {} && for generation in *-*; do case $generation in memory-*) ;; \
+         *) mv $generation ${{generation%-*}}-00000000 ;; esac; done",
+        crate::tampering::PROGRAMS
+    ));
+    let mut backend: Box<dyn Backend> = hosts.node.run(|| Plane::Ebpf.open());
+    crate::load::repeat_under_load("another version takes over", &hosts, 0, || {
+        backend.restore(&whole(&plan_of(&world))).unwrap();
+    });
+    let names = hosts.node.sh(&format!("ls {}", crate::tampering::PROGRAMS));
+    assert!(!names.contains("-00000000") && names.contains("memory-"), "{names}");
+    assert_eq!(ask(&socket, at(VIP, 80)), (POD_A.to_owned(), at(VIP, 80)), "it is remembered");
+}
