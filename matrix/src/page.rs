@@ -170,23 +170,23 @@ Made 2026-01-02 at commit abc, of runs on these kernels:
 | 6.1.0-9 | 6.1 | nftables |
 | 6.12.1 | 6.12 | nftables, ipvs |
 
-| cases | nftables | iptables-nft | iptables-legacy | ipvs |
-|---|--:|--:|--:|--:|
-| passed | 2 | 0 | 0 | 0 |
-| not possible | 0 | 0 | 0 | 1 |
-| not run | 0 | 3 | 3 | 2 |
-| FAILED | 1 | 0 | 0 | 0 |
-| elsewhere | 2 | 2 | 2 | 2 |
+| cases | nftables | iptables-nft | iptables-legacy | ipvs | ebpf |
+|---|--:|--:|--:|--:|--:|
+| passed | 2 | 0 | 0 | 0 | 0 |
+| not possible | 0 | 0 | 0 | 1 | 0 |
+| not run | 0 | 3 | 3 | 2 | 3 |
+| FAILED | 1 | 0 | 0 | 0 | 0 |
+| elsewhere | 2 | 2 | 2 | 2 | 2 |
 
-| | case | nftables | iptables-nft | iptables-legacy | ipvs |
-|---|---|---|---|---|---|
-| | **A. Addresses** | | | | |
-| A1 | A1 works | **FAILED** (1) on 6.12; passed on 6.1 | not run here (2) | not run here | not possible (3) on 6.12 |
-| A2 | A2 works (test: a test) | passed | not run here (2) | not run here | not run here |
-| A3 | A3 works (tested elsewhere: `elsewhere.rs another_test`) | elsewhere | elsewhere | elsewhere | elsewhere |
-| A4 | A4 works (can't be run: nobody can) | elsewhere | elsewhere | elsewhere | elsewhere |
-| | **Tests of every data plane** | | | | |
-|  | a test | passed | not run here (2) | not run here | not run here |
+| | case | nftables | iptables-nft | iptables-legacy | ipvs | ebpf |
+|---|---|---|---|---|---|---|
+| | **A. Addresses** | | | | | |
+| A1 | A1 works | **FAILED** (1) on 6.12; passed on 6.1 | not run here (2) | not run here | not possible (3) on 6.12 | not run here |
+| A2 | A2 works (test: a test) | passed | not run here (2) | not run here | not run here | not run here |
+| A3 | A3 works (tested elsewhere: `elsewhere.rs another_test`) | elsewhere | elsewhere | elsewhere | elsewhere | elsewhere |
+| A4 | A4 works (can't be run: nobody can) | elsewhere | elsewhere | elsewhere | elsewhere | elsewhere |
+| | **Tests of every data plane** | | | | | |
+|  | a test | passed | not run here (2) | not run here | not run here | not run here |
 
 1. it is \\| lost
 2. not here

@@ -15,6 +15,7 @@ pub(crate) enum Plane {
     IptablesNft,
     IptablesLegacy,
     Ipvs,
+    Ebpf,
 }
 
 /// What has an outcome.
@@ -70,8 +71,8 @@ struct Line {
 
 impl Plane {
     /// In the order of the columns.
-    pub(crate) const ALL: [Plane; 4] =
-        [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs];
+    pub(crate) const ALL: [Plane; 5] =
+        [Plane::Nftables, Plane::IptablesNft, Plane::IptablesLegacy, Plane::Ipvs, Plane::Ebpf];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -79,6 +80,7 @@ impl Plane {
             Plane::IptablesNft => "iptables-nft",
             Plane::IptablesLegacy => "iptables-legacy",
             Plane::Ipvs => "ipvs",
+            Plane::Ebpf => "ebpf",
         }
     }
 

@@ -89,7 +89,18 @@ fn services_work_by_either_iptables_and_outlive_the_proxy() {
 
 #[test]
 fn nodes_of_a_lab_run_on_iptables_and_change_their_mind() {
-    let lab = Lab::up_with_examples_and(&["--dataplane", "iptables"]);
+    nodes_change_their_mind("iptables", "iptables -t nat -F PORTOLAN-SERVICES");
+}
+
+#[test]
+fn nodes_of_a_lab_run_on_ebpf_and_change_their_mind() {
+    nodes_change_their_mind("ebpf", "nft delete table ip portolan-ebpf");
+}
+
+/// A lab on one data plane, of which a node goes to nftables and comes back. `tampering` is what others do
+/// to what is there then.
+fn nodes_change_their_mind(mode: &str, tampering: &str) {
+    let lab = Lab::up_with_examples_and(&["--dataplane", mode]);
     lab.kubectl(&["rollout", "status", "deployment/nginx", "--timeout=20s"]).expect_success();
     let url = "http://172.31.0.11:30001/";
     eventually("the node port answers", LIMIT, || lab.curl("outside", url).ok());
@@ -102,15 +113,14 @@ fn nodes_of_a_lab_run_on_iptables_and_change_their_mind() {
     };
     explain();
     let socket = format!("/run/portolan/lab/{}/node-1/portolan.sock", lab.name());
-    for (mode, other) in [("nftables", "iptables"), ("iptables", "nftables")] {
+    for (mode, other) in [("nftables", mode), (mode, "nftables")] {
         let said = lab.portolan(&["switch-dataplane", mode, "--socket", &socket]).expect_success();
         assert_eq!(said, format!("the data plane is {mode} now, in the place of {other}"));
         lab.curl("outside", url).expect_success();
         explain();
     }
     // Others' changes are noticed in the data plane that is in force.
-    let script = "iptables -t nat -F PORTOLAN-SERVICES";
-    lab.exec("node-1", &["sh", "-c", script]).expect_success();
+    lab.exec("node-1", &["sh", "-c", tampering]).expect_success();
     eventually("it is mended", LIMIT, || lab.curl("outside", url).ok());
     eventually("the repair is counted", LIMIT, || {
         let status = lab.portolan(&["status", "--socket", &socket]).expect_success();
@@ -127,7 +137,7 @@ fn a_data_plane_that_is_not_there_is_told() {
         run(command, LIMIT).expect_failure()
     };
     let message = refused(&["--proxy-mode", "userspace"]);
-    for part in ["mode: userspace", "iptables", "nftables"] {
+    for part in ["mode: userspace", "iptables", "nftables", "ebpf"] {
         assert!(message.contains(part), "{part} in {message}");
     }
     let message = refused(&["--proxy-mode", "iptables", "--iptables-backend", "ebtables"]);

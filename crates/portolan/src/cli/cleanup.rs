@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Control group of the pods, below the root of the hierarchy.
     #[arg(long, value_name = "PATH", default_value = "portolan/pods")]
     pod_cgroup: PathBuf,
+    /// Control group that eBPF programs were attached to, its directory [default: that of all processes].
+    #[arg(long, value_name = "DIRECTORY")]
+    cgroup: Option<PathBuf>,
     /// Where the agent answered; what was set before its first start is remembered beside it.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]
     socket: PathBuf,
@@ -26,5 +29,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     control::remove_socket(&args.socket);
     let runtime = runtime_directory(&args.socket);
-    node::clean_up("cleanup", &args.data_dir, &args.pod_cgroup, runtime)
+    let cgroup = args.cgroup.as_deref();
+    node::clean_up("cleanup", &args.data_dir, &args.pod_cgroup, cgroup, runtime)
 }

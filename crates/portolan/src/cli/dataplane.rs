@@ -1,5 +1,7 @@
 //! Flags that choose a data plane.
 
+use std::path::PathBuf;
+
 use dataplane::Mode;
 use dataplane::iptables::Flavour;
 use dataplane::ipvs::Scheduler;
@@ -8,9 +10,9 @@ use dataplane::mode::Options;
 use crate::proxy::dataplane::Choice;
 
 /// What programs Services.
-#[derive(Debug, Clone, Copy, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(super) struct DataPlane {
-    /// What programs Services: nftables, iptables or ipvs.
+    /// What programs Services: nftables, iptables, ipvs or ebpf.
     #[arg(long = "dataplane", value_name = "NAME", default_value = "nftables")]
     mode: Mode,
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
@@ -19,6 +21,9 @@ pub(super) struct DataPlane {
     /// How IPVS chooses an endpoint: rr, wrr, lc, wlc, sh, mh, sed or nq.
     #[arg(long, value_name = "NAME", default_value = "rr")]
     ipvs_scheduler: Scheduler,
+    /// Directory of the control group whose sockets eBPF leads to endpoints [default: that of all processes].
+    #[arg(long, value_name = "DIRECTORY")]
+    cgroup: Option<PathBuf>,
 }
 
 impl DataPlane {
@@ -27,6 +32,7 @@ impl DataPlane {
         let options = Options {
             iptables: self.iptables_backend,
             scheduler: self.ipvs_scheduler,
+            cgroup: self.cgroup.clone(),
             ..Options::default()
         };
         Choice { mode: self.mode, options }
@@ -38,6 +44,7 @@ impl DataPlane {
         let flavour = self.iptables_backend.map(|flavour| format!("--iptables-backend={flavour}"));
         arguments.extend(flavour);
         arguments.push(format!("--ipvs-scheduler={}", self.ipvs_scheduler));
+        arguments.extend(self.cgroup.iter().map(|path| format!("--cgroup={}", path.display())));
         arguments
     }
 }

@@ -49,7 +49,7 @@ impl Agent {
     ) -> Self {
         Self {
             routes: Routes::new(kernel, settings.name().clone()),
-            proxy: Proxy::new(client.clone(), settings.planning.clone(), settings.choice)
+            proxy: Proxy::new(client.clone(), settings.planning.clone(), settings.choice.clone())
                 .answering(settings.socket.clone()),
             client,
             settings,

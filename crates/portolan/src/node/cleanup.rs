@@ -15,6 +15,7 @@ pub(crate) fn clean_up(
     name: &str,
     data_dir: &Path,
     pod_cgroup: &Path,
+    cgroup: Option<&Path>,
     runtime: &Path,
 ) -> anyhow::Result<()> {
     let config = runner::Config {
@@ -23,12 +24,12 @@ pub(crate) fn clean_up(
     };
     let mut failures: Vec<anyhow::Error> =
         runner::cleanup(&config).into_iter().map(Into::into).collect();
-    let (forgotten, left) = proxy::dataplane::forget_connections();
+    let (forgotten, left) = proxy::dataplane::forget_connections(cgroup);
     if forgotten > 0 {
         tracing::info!(forgotten, "connections to Services");
     }
     failures.extend(left);
-    failures.extend(proxy::dataplane::clean_up());
+    failures.extend(proxy::dataplane::clean_up(cgroup));
     // After them: what they have set they set to the kernel's defaults, at most.
     failures.extend(proxy::host::restore(runtime).err());
     match clean_routes() {

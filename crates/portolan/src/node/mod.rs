@@ -136,6 +136,7 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
             settings.name(),
             &settings.data_dir,
             &settings.pod_cgroup,
+            settings.choice.options.cgroup.as_deref(),
             settings.runtime_directory(),
         )?;
     }

@@ -22,7 +22,7 @@ use crate::errors::sentence;
 const RETIRING: Duration = Duration::from_secs(5);
 
 /// A data plane as it was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     /// Which.
     pub(crate) mode: Mode,
@@ -156,7 +156,8 @@ impl Running {
     /// programmed.
     pub(crate) fn retire_others(self, now: Choice) -> impl Future<Output = ()> + Send + 'static {
         let retiring = self.retiring.clone();
-        retiring.with(|backends| backends.extend(others(Some(now))));
+        let cgroup = now.options.cgroup.clone();
+        retiring.with(|backends| backends.extend(others(Some(now), cgroup.as_deref())));
         async move {
             // A panic of it has been printed.
             let emptied = tokio::task::spawn_blocking(emptied::to_be).await.unwrap_or_default();
@@ -209,9 +210,9 @@ impl fmt::Debug for Retiring {
 
 /// Forgets the connections to Services that every data plane has led in the calling thread's network
 /// namespace. Before [`clean_up`], which they outlive otherwise. Answers how many, and what failed.
-pub(crate) fn forget_connections() -> (usize, Vec<anyhow::Error>) {
+pub(crate) fn forget_connections(cgroup: Option<&Path>) -> (usize, Vec<anyhow::Error>) {
     let (mut forgotten, mut failures) = (0, Vec::new());
-    for (_, mut backend) in others(None) {
+    for (_, mut backend) in others(None, cgroup) {
         match backend.forget_connections() {
             Ok(count) => forgotten += count,
             Err(error) => failures.push(error.into()),
@@ -220,22 +221,23 @@ pub(crate) fn forget_connections() -> (usize, Vec<anyhow::Error>) {
     (forgotten, failures)
 }
 
-/// Removes what every data plane has programmed in the calling thread's network namespace. Answers what
-/// could not be removed.
-pub(crate) fn clean_up() -> Vec<anyhow::Error> {
+/// Removes what every data plane has programmed in the calling thread's network namespace, and for the
+/// sockets of a control group. Answers what could not be removed.
+pub(crate) fn clean_up(cgroup: Option<&Path>) -> Vec<anyhow::Error> {
     let emptied = emptied::to_be();
-    let cleaned = others(None).map(|(_, mut backend)| backend.cleanup());
+    let cleaned = others(None, cgroup).map(|(_, mut backend)| backend.cleanup());
     let failures = cleaned.filter_map(|result| result.err().map(anyhow::Error::from)).collect();
     emptied::remove(emptied);
     failures
 }
 
 /// All data planes that can be opened here but one.
-fn others(but: Option<Choice>) -> impl Iterator<Item = Opened> {
+fn others(but: Option<Choice>, cgroup: Option<&Path>) -> impl Iterator<Item = Opened> {
     let is_of_ipvs = ipvs::is_left().unwrap_or_else(|error| {
         tracing::debug!(%error, "IPVS is not looked at");
         false
     });
+    let cgroup = cgroup.map(Path::to_owned);
     let choices = Mode::ALL.into_iter().flat_map(move |mode| {
         let flavours: &[Option<Flavour>] = match mode {
             Mode::Iptables => &[Some(Flavour::Nft), Some(Flavour::Legacy)],
@@ -243,12 +245,15 @@ fn others(but: Option<Choice>) -> impl Iterator<Item = Opened> {
             // Asking for it would load it.
             Mode::Ipvs if !is_of_ipvs => &[],
             Mode::Ipvs => &[None],
+            Mode::Ebpf => &[None],
         };
-        let options = |iptables| Options { iptables, ..Options::default() };
+        let cgroup = cgroup.clone();
+        let options =
+            move |iptables| Options { iptables, cgroup: cgroup.clone(), ..Options::default() };
         flavours.iter().map(move |flavour| (mode, options(*flavour)))
     });
     let is_it = move |mode: Mode, options: &Options| {
-        but.is_some_and(|but| {
+        but.as_ref().is_some_and(|but| {
             let flavour = || but.options.iptables.or_else(Flavour::of_machine);
             but.mode == mode && (mode != Mode::Iptables || options.iptables == flavour())
         })

@@ -175,6 +175,10 @@ impl Metrics {
                     "sync_proxy_rules_iptables_restore_failures",
                     "Runs of iptables-restore that failed",
                 ),
+                Mode::Ebpf => (
+                    "sync_proxy_rules_ebpf_sync_failures",
+                    "Changes that maps or the table behind them refused",
+                ),
                 Mode::Ipvs => (
                     "sync_proxy_rules_ipvs_sync_failures",
                     "Changes that IPVS or its companion's table refused",

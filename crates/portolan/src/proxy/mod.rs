@@ -209,8 +209,13 @@ impl Proxy {
         self.metrics.queued();
         let observer = Box::new(self.metrics.clone());
         let directory = self.socket.as_deref().map(control::runtime_directory).map(Path::to_owned);
-        let (sync, running) =
-            dataplane::start(self.choice.options, directory, self.in_force(), whole, observer)?;
+        let (sync, running) = dataplane::start(
+            self.choice.options.clone(),
+            directory,
+            self.in_force(),
+            whole,
+            observer,
+        )?;
         self.tasks.spawn(reporter.clone().quarantine(sync.status()));
         if let Some(ids) = to_annotate {
             for (name, _) in world.services() {
@@ -239,7 +244,7 @@ impl Proxy {
             }
         }
         let mut status = sync.status();
-        let retire_others = running.clone().retire_others(self.choice);
+        let retire_others = running.clone().retire_others(self.choice.clone());
         let takes_over = self.takes_over;
         self.tasks.spawn(async move {
             if status.wait_for(|status| status.generation > 0).await.is_ok() {

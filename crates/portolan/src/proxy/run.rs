@@ -57,7 +57,7 @@ pub(crate) struct Settings {
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client =
         client::connect_to(settings.kubeconfig.as_deref(), settings.master.as_ref()).await?;
-    let proxy = Proxy::new(client.clone(), settings.node.clone(), settings.choice)
+    let proxy = Proxy::new(client.clone(), settings.node.clone(), settings.choice.clone())
         .annotating(settings.annotate)
         .answering(settings.socket.clone())
         .taking_over();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use k8s_openapi::api::core::v1::Node;
+use kernel::cgroup::Cgroup;
 use lab::{Daemon, Lab};
 use model::ObjectName;
 use nix::unistd::Uid;
@@ -161,6 +162,9 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
                 identity: &identity,
             },
         )?;
+        let pods = format!("portolan-lab-{}/pods/{}", options.name, node.name);
+        let cgroup = Cgroup::root()?.child(&pods);
+        cgroup.create()?;
         let mut agent = command("node");
         agent
             .arg("--data-dir")
@@ -176,7 +180,8 @@ fn start_processes(lab: &mut Lab, options: &Options) -> anyhow::Result<()> {
             .arg("--socket")
             .arg(data.join(SOCKET_NAME))
             .arg("--pod-cgroup")
-            .arg(format!("portolan-lab-{}/pods/{}", options.name, node.name));
+            .arg(&pods);
+        agent.arg("--cgroup").arg(cgroup.path());
         lab.start(&node.name, &node.name, agent)?;
     }
 

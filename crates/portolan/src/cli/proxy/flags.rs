@@ -83,9 +83,12 @@ pub(crate) struct Args {
     /// End if health or metrics can't be served at their addresses, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
-    /// The data plane: nftables, iptables or ipvs [default: nftables].
+    /// The data plane: nftables, iptables, ipvs or ebpf [default: nftables].
     #[arg(long, visible_alias = "dataplane", value_name = "MODE")]
     proxy_mode: Option<String>,
+    /// Directory of the control group whose sockets eBPF leads to endpoints [default: that of all processes].
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(super) cgroup: Option<PathBuf>,
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
     #[arg(long, value_name = "NAME")]
     pub(super) iptables_backend: Option<dataplane::iptables::Flavour>,

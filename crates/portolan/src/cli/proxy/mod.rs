@@ -5,6 +5,7 @@ mod flags;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use dataplane::mode::Options;
 use plan::NodeSettings;
 
 use crate::control::{self, runtime_directory};
@@ -18,7 +19,7 @@ use flags::from_flags;
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.cleanup {
-        return cleanup(args.keep_kube_proxy, &args.socket);
+        return cleanup(args.keep_kube_proxy, args.cgroup.as_deref(), &args.socket);
     }
     let config = configuration(args)?;
     if let Some(path) = &args.write_config_to {
@@ -50,7 +51,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         master: args.master.clone(),
         choice: Choice {
             mode: config.data_plane()?,
-            options: config.options(args.iptables_backend),
+            options: Options {
+                cgroup: args.cgroup.clone(),
+                ..config.options(args.iptables_backend)
+            },
         },
         node: NodeSettings {
             allowed_external_ips: args.allow_external_ips.clone(),
@@ -68,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Removes the rules of all proxies, or of this one alone, and what was set on the host.
-fn cleanup(keep_kube_proxy: bool, socket: &Path) -> anyhow::Result<()> {
+fn cleanup(keep_kube_proxy: bool, cgroup: Option<&Path>, socket: &Path) -> anyhow::Result<()> {
     control::remove_socket(socket);
     let (removed, mut failures) = match keep_kube_proxy {
         true => Default::default(),
@@ -78,7 +82,7 @@ fn cleanup(keep_kube_proxy: bool, socket: &Path) -> anyhow::Result<()> {
         tracing::info!("removed {line}");
     }
     // Connections go on: whoever is next on this node finds them tracked.
-    failures.extend(proxy::dataplane::clean_up());
+    failures.extend(proxy::dataplane::clean_up(cgroup));
     failures.extend(host::restore(runtime_directory(socket)).err());
     let all: Vec<String> = failures.iter().map(sentence).collect();
     anyhow::ensure!(all.is_empty(), "left behind: {}", all.join("; "));

@@ -64,8 +64,9 @@ impl KubeProxyConfiguration {
             (Mode::Iptables, self.iptables != default.iptables),
             (Mode::Ipvs, self.ipvs != default.ipvs),
         ] {
-            // IPVS mode masquerades as the section of iptables says.
-            let is_read = mode == section || (mode, section) == (Mode::Ipvs, Mode::Iptables);
+            // IPVS mode masquerades as the section of iptables says, and eBPF as that of nftables.
+            let of_other = [(Mode::Ipvs, Mode::Iptables), (Mode::Ebpf, Mode::Nftables)];
+            let is_read = mode == section || of_other.contains(&(mode, section));
             note(is_set && !is_read, section.as_str(), &other);
         }
         let mut understood = default.ipvs.clone();
@@ -78,7 +79,7 @@ impl KubeProxyConfiguration {
             "servers of others are left alone, and timeouts and ARP stay as they are",
         );
         let periods = |config: &Self| match mode {
-            Mode::Nftables => {
+            Mode::Nftables | Mode::Ebpf => {
                 (config.nftables.min_sync_period.clone(), config.nftables.sync_period.clone())
             }
             Mode::Iptables => {
@@ -126,6 +127,7 @@ impl KubeProxyConfiguration {
             iptables,
             masquerade_bit: bit.unwrap_or(default.masquerade_bit),
             scheduler: self.ipvs.scheduler.parse().unwrap_or(default.scheduler),
+            cgroup: None,
         }
     }
 
@@ -157,7 +159,7 @@ impl KubeProxyConfiguration {
             node_name: node_name.into(),
             local_detector,
             masquerade_all: match mode {
-                Mode::Nftables => self.nftables.masquerade_all,
+                Mode::Nftables | Mode::Ebpf => self.nftables.masquerade_all,
                 Mode::Iptables | Mode::Ipvs => self.iptables.masquerade_all,
             },
             node_port_addresses,
