@@ -121,7 +121,7 @@ pub(crate) fn warm_up(proxy: &Proxy, amount: &Amount) -> anyhow::Result<()> {
     let kubeconfig = site.directory().join("kubeconfig");
     write_kubeconfig(&source, &kubeconfig)?;
     let log = site.directory().join("log");
-    let mut command = proxy.command(&kubeconfig, site.directory())?;
+    let mut command = proxy.command(&kubeconfig, &site)?;
     let mut process = Measured::start(&site.node, &mut command, &log)?;
     wait_for_start(&mut process, &site, 1, amount).with_context(|| process.last_words(&log))?;
     Ok(())
@@ -159,7 +159,7 @@ pub(crate) fn measure(
     step("start");
     let log = site.directory().join("log");
     let start = || {
-        let mut command = proxy.command(&kubeconfig, site.directory())?;
+        let mut command = proxy.command(&kubeconfig, &site)?;
         Measured::start(&site.node, &mut command, &log)
     };
     let mut process = start()?;

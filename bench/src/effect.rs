@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cluster::{ENDPOINT_PORT, ENDPOINTS};
 use crate::control::Objects;
-use crate::site::Site;
+use crate::site::{Client, Site};
 
 /// What is to be seen of a change.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +158,9 @@ pub(crate) fn objects(netns: &Netns) -> anyhow::Result<Objects> {
         let mut objects = Objects::default();
         for family in [Family::Ipv4, Family::Ipv6] {
             // The last two are those of iptables' nft flavour.
-            for name in ["portolan", "portolan-ipvs", "kube-proxy", "nat", "filter"] {
+            for name in
+                ["portolan", "portolan-ipvs", "portolan-ebpf", "kube-proxy", "nat", "filter"]
+            {
                 let table = Table { family, name: name.into() };
                 if !nftables::table_exists(&mut socket, &table)? {
                     continue;
@@ -307,7 +309,7 @@ impl Servers {
 /// `start` is when what leads there was started, `patience` how long an answer may take: whoever is not
 /// served has none. `check` fails when there is nothing to wait for any more.
 pub(crate) fn wait_for_answers(
-    from: &Netns,
+    from: &Client,
     addresses: &[SocketAddr],
     start: Instant,
     limit: Duration,

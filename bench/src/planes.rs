@@ -12,11 +12,12 @@ pub(crate) const NFTABLES: &str = "portolan";
 /// IPVS, by its name in results.
 pub(crate) const IPVS: &str = "portolan-ipvs";
 /// All of them, by their names in results and in text.
-pub(crate) const ALL: [(&str, &str); 4] = [
+pub(crate) const ALL: [(&str, &str); 5] = [
     (NFTABLES, "nftables"),
     ("portolan-iptables-nft", "iptables-nft"),
     ("portolan-iptables-legacy", "iptables-legacy"),
     (IPVS, "ipvs"),
+    ("portolan-ebpf", "ebpf"),
 ];
 /// Numbers of Services that all of them are measured with.
 pub(crate) const SERVICES: [u32; 2] = [1_000, 10_000];

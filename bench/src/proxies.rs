@@ -32,12 +32,14 @@ pub(crate) enum DataPlane {
     IptablesLegacy,
     /// IPVS, where the kernel has it.
     Ipvs,
+    /// eBPF.
+    Ebpf,
 }
 
 impl DataPlane {
     /// All that this kernel can be programmed with.
     pub(crate) fn of_this_kernel() -> anyhow::Result<Vec<Self>> {
-        let mut all = vec![Self::Nftables, Self::IptablesNft, Self::IptablesLegacy];
+        let mut all = vec![Self::Nftables, Self::IptablesNft, Self::IptablesLegacy, Self::Ebpf];
         if has_ipvs()? {
             all.push(Self::Ipvs);
         }
@@ -78,6 +80,7 @@ impl Proxy {
             Proxy::Portolan(_, DataPlane::IptablesNft) => "portolan-iptables-nft",
             Proxy::Portolan(_, DataPlane::IptablesLegacy) => "portolan-iptables-legacy",
             Proxy::Portolan(_, DataPlane::Ipvs) => "portolan-ipvs",
+            Proxy::Portolan(_, DataPlane::Ebpf) => "portolan-ebpf",
             Proxy::KubeProxy(_, Mode::Nftables) => "kube-proxy-nftables",
             Proxy::KubeProxy(_, Mode::Iptables) => "kube-proxy-iptables",
         }
@@ -87,7 +90,8 @@ impl Proxy {
     /// iptables takes seconds for one change, and a kube-proxy minutes. IPVS is there to be compared with
     /// them.
     pub(crate) fn can_have(&self, services: u32) -> bool {
-        matches!(self, Proxy::Portolan(_, DataPlane::Nftables)) || services <= 10_000
+        matches!(self, Proxy::Portolan(_, DataPlane::Nftables | DataPlane::Ebpf))
+            || services <= 10_000
     }
 
     /// How its changes are seen at a site.
@@ -98,7 +102,9 @@ impl Proxy {
         patience: Duration,
     ) -> anyhow::Result<Observer<'s>> {
         match self {
-            Proxy::KubeProxy(_, Mode::Iptables) | Proxy::Portolan(_, DataPlane::IptablesLegacy) => {
+            // Of maps nobody is told.
+            Proxy::KubeProxy(_, Mode::Iptables)
+            | Proxy::Portolan(_, DataPlane::IptablesLegacy | DataPlane::Ebpf) => {
                 Ok(Observer::Packets(Packets::of(site, patience)))
             }
             Proxy::Portolan(_, DataPlane::Ipvs) => {
@@ -108,8 +114,9 @@ impl Proxy {
         }
     }
 
-    /// What starts it; files that it needs go to `directory`.
-    pub(crate) fn command(&self, kubeconfig: &Path, directory: &Path) -> anyhow::Result<Command> {
+    /// What starts it at a site, where files that it needs go too.
+    pub(crate) fn command(&self, kubeconfig: &Path, site: &Site) -> anyhow::Result<Command> {
+        let directory = site.directory();
         match self {
             Proxy::Portolan(program, data_plane) => {
                 let mut command = Command::new(program);
@@ -131,7 +138,10 @@ impl Proxy {
                             &["--proxy-mode=iptables", "--iptables-backend=legacy"]
                         }
                         DataPlane::Ipvs => &["--proxy-mode=ipvs"],
-                    });
+                        DataPlane::Ebpf => &["--proxy-mode=ebpf"],
+                    })
+                    .arg("--cgroup")
+                    .arg(site.cgroup());
                 Ok(command)
             }
             Proxy::KubeProxy(program, mode) => {

@@ -7,11 +7,15 @@
 //!   outside ─────────┘
 //! ```
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
+use kernel::cgroup::Cgroup;
 use kernel::netns::Netns;
 use kernel::route::{NextHop, Route, Rtnetlink, VethEnd};
 use kernel::sysctl;
@@ -34,15 +38,36 @@ const STATIC: u8 = 4;
 /// The namespaces; removed when dropped.
 pub(crate) struct Site {
     /// A pod that connects.
-    pub(crate) client: Netns,
+    pub(crate) client: Client,
     /// The node that is measured.
     pub(crate) node: Netns,
     /// All endpoints.
     pub(crate) pods: Netns,
     /// A host that is no part of the cluster.
-    pub(crate) outside: Netns,
+    pub(crate) outside: Client,
+    /// The control group of what runs in pods, for who treats sockets by that.
+    cgroup: Cgroup,
     names: Vec<PathBuf>,
     directory: TempDir,
+}
+
+/// Where connections begin.
+pub(crate) struct Client {
+    netns: Netns,
+    /// The control group of whoever connects, if it is one of the node's.
+    cgroup: Option<Cgroup>,
+}
+
+impl Client {
+    /// Runs something there, on a thread of its own.
+    pub(crate) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> kernel::Result<T> {
+        self.netns.run(|| {
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.add_this_thread()?;
+            }
+            Ok(body())
+        })?
+    }
 }
 
 impl Site {
@@ -68,12 +93,20 @@ impl Site {
         // A node has a default route. What goes there is not answered.
         route(&node, "0.0.0.0/0", OUTSIDE)?;
         route(&node, ENDPOINT_RANGE, PODS)?;
-        let site = Self { client, node, pods, outside, names, directory };
-        site.run(&site.pods, &["ip", "route", "add", "local", ENDPOINT_RANGE, "dev", "lo"])?;
-        for netns in [&site.client, &site.pods, &site.outside] {
+        for netns in [&client, &pods, &outside] {
             netns.run(|| sysctl::write("net/ipv4/ip_local_port_range", "1024 65535"))??;
         }
+        let cgroup = new_cgroup()?;
+        let client = Client { netns: client, cgroup: Some(cgroup.clone()) };
+        let outside = Client { netns: outside, cgroup: None };
+        let site = Self { client, node, pods, outside, cgroup, names, directory };
+        site.run(&site.pods, &["ip", "route", "add", "local", ENDPOINT_RANGE, "dev", "lo"])?;
         Ok(site)
+    }
+
+    /// The directory of the control group of what runs in pods.
+    pub(crate) fn cgroup(&self) -> &Path {
+        self.cgroup.path()
     }
 
     /// Where files of the site may be.
@@ -104,9 +137,30 @@ impl Drop for Site {
             }
             interrupt::forget(&Left::Namespace(name.clone()));
         }
+        // What was attached to the group ends with it, but its names don't.
+        if let Ok(metadata) = fs::metadata(self.cgroup.path()) {
+            let _ = fs::remove_dir_all(format!("/sys/fs/bpf/portolan/{}", metadata.ino()));
+        }
+        let _ = fs::remove_dir("/sys/fs/bpf/portolan");
+        if let Err(error) = fs::remove_dir(self.cgroup.path()) {
+            eprintln!("bench: remove {}: {error}", self.cgroup.path().display());
+        }
+        interrupt::forget(&Left::Directory(self.cgroup.path().to_owned()));
         // The directory goes with this value.
         interrupt::forget(&Left::Directory(self.directory.path().to_owned()));
     }
+}
+
+/// A control group below the one of this process, for threads of it.
+fn new_cgroup() -> anyhow::Result<Cgroup> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("portolan-bench-{}-{number}", std::process::id());
+    let cgroup = Cgroup::current()?.child(name);
+    interrupt::add(Left::Directory(cgroup.path().to_owned()));
+    cgroup.create()?;
+    cgroup.make_threaded()?;
+    Ok(cgroup)
 }
 
 fn route(netns: &Netns, destination: &str, gateway: Ipv4Addr) -> anyhow::Result<()> {

@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kernel::netns::Netns;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{self, ENDPOINT_PORT, NODE_ADDRESS, SERVICE_PORT};
@@ -21,7 +20,7 @@ use crate::effect::wait_for_answers;
 use crate::process::Measured;
 use crate::progress::Progress;
 use crate::proxies::Proxy;
-use crate::site::Site;
+use crate::site::{Client, Site};
 use crate::source::{Source, write_kubeconfig};
 use crate::statistics::{Spread, quantile};
 use traffic::Endpoints;
@@ -213,7 +212,7 @@ impl Loaded {
                 let source = Source::start(&site.node, *services)?;
                 let kubeconfig = site.directory().join("kubeconfig");
                 write_kubeconfig(&source, &kubeconfig)?;
-                let mut command = proxy.command(&kubeconfig, site.directory())?;
+                let mut command = proxy.command(&kubeconfig, &site)?;
                 let log = site.directory().join("log");
                 process = Some(Measured::start(&site.node, &mut command, &log)?);
             }
@@ -236,7 +235,7 @@ impl Loaded {
         all.into_iter().filter(move |way| has_services || *way == way.direct())
     }
 
-    fn client(&self, way: Way) -> &Netns {
+    fn client(&self, way: Way) -> &Client {
         match way {
             Way::Direct | Way::ClusterIp => &self.site.client,
             Way::DirectFromOutside | Way::NodePort => &self.site.outside,
