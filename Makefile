@@ -22,7 +22,7 @@ PACKET_COMMANDS := nft ip ping iptables ip6tables conntrack
 # Programs that tests of the binary run there besides.
 BINARY_COMMANDS := curl ipvsadm pkill
 # Data planes that are tested there. Leaving out those that write by iptables keeps it short.
-VM_PLANES := nftables,ipvs
+VM_PLANES := nftables,ipvs,ebpf
 # Cargo runs tests by this program. It starts it in the directory of their crate.
 VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 1200 \
 	$(PACKET_COMMANDS:%=--command %) --file $(CURDIR)/crates --file $(CURDIR)/tests \
@@ -62,7 +62,7 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
 
-test-vm-6.12: VM_PLANES := ipvs
+test-vm-6.12: VM_PLANES := ipvs,ebpf
 # What nftables is made of is the same in both: once is enough here, `make dataplanes` has it in each.
 test-vm: $(KERNELS:%=test-vm-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
 

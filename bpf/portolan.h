@@ -37,8 +37,8 @@ struct frontend_key {
 
 /* What a frontend does with connections of some origin: the number of an endpoint set, or one of these. */
 #define REFUSE 0ULL
-/* Nothing: the packets are somebody else's matter. */
-#define PASS (~0ULL)
+/* They vanish. */
+#define DROP (~0ULL)
 
 /* Value of `frontends`. */
 struct frontend {
@@ -46,9 +46,14 @@ struct frontend {
 	__u64 node;     /* from the node itself, */
 	__u64 outside;  /* and from anywhere else */
 	__u64 port;     /* number of the Service's port; frontends of one port share affinity */
+	__u64 sources;  /* by which `sources` has who may connect; 0: everybody may */
 	__u32 affinity; /* seconds that a silent client keeps its endpoint for; 0: none is kept */
-	__u32 zero;
+	__u32 flags;
 };
+
+/* Packets of connections from there get an address of the node as their source. */
+#define MASQUERADES_PODS 1
+#define MASQUERADES_OUTSIDE 2
 
 /*
  * Value of `sets`, by number of the set: which list of endpoints it has at the moment.
@@ -112,6 +117,11 @@ struct peer {
 struct node {
 	__u64 netns; /* cookie of the node's network namespace */
 	__u32 pods;  /* which families pods can be told in: DETECTS_* */
+	/* Source ports of masqueraded connections, in two ranges: the first of each, and how many there are. */
+	__u16 low_port;
+	__u16 low_ports;
+	__u16 high_port;
+	__u16 high_ports;
 	__u32 zero;
 };
 
@@ -124,5 +134,60 @@ struct node {
  */
 #define FOR_ALL 0
 #define FOR_NODE 1
+
+/*
+ * Key of `translations`: a packet as it is where it is translated. Destinations are changed where packets
+ * come in, sources where they go out, in both directions of a connection. So what is between sees the client
+ * and the endpoint, and routes by them.
+ */
+struct tuple {
+	struct endpoint source;
+	struct endpoint destination;
+	__u8 protocol;
+	__u8 hook; /* AT_INGRESS or AT_EGRESS */
+	__u16 zero;
+};
+
+#define AT_INGRESS 0
+#define AT_EGRESS 1
+
+/* Value of `translations`. */
+struct translation {
+	struct endpoint to; /* the destination, or the source, that it gets */
+	__u32 flags;
+	__u64 port; /* number of the Service's port */
+	__u64 seen; /* nanoseconds, CLOCK_MONOTONIC */
+};
+
+/* It is of the client's packets, not of answers. */
+#define IS_REQUEST 1
+/* The source becomes an address of the link that the packet leaves by, which is not known yet. */
+#define TO_BE_MASQUERADED 2
+/* The client has gone on after its first packet. */
+#define IS_ESTABLISHED 4
+
+/* Value of `devices`, by number of the link. */
+struct device {
+	struct address v4; /* what connections that leave by it are masqueraded with */
+	struct address v6;
+	__u32 header; /* bytes before the IP header */
+	__u32 flags;
+};
+
+/* What comes by it comes from pods. */
+#define OF_PODS 1
+
+/* Key of `pods` and `virtual_ranges`: a range of addresses, for the longest match. */
+struct range {
+	__u32 length; /* of the address, in bits */
+	struct address address;
+};
+
+/* Key of `sources`: who may connect to a frontend. */
+struct source_range {
+	__u32 length;   /* of both that follow, in bits */
+	__u32 of[2];    /* what the frontend has in `sources`, in halves, so that there is no gap */
+	struct address address;
+};
 
 #endif

@@ -19,9 +19,9 @@ fn main() {
         // Paths of this machine are nobody's matter, and would make each build another.
         .arg(format!("-ffile-prefix-map={}=.", sources.display()))
         .arg("-c")
-        .arg(sources.join("sockets.c"))
+        .arg(sources.join("programs.c"))
         .arg("-o")
-        .arg(out.join("sockets.o"))
+        .arg(out.join("programs.o"))
         .status();
     match status {
         Ok(status) if status.success() => {}

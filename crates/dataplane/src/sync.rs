@@ -29,6 +29,8 @@ pub enum Update {
     Group(GroupId, Option<Group>),
     /// The node itself or the service ranges changed.
     Node(NodeFacts, Vec<ipnet::IpNet>),
+    /// Links or addresses of this host have changed.
+    Host,
     /// Somebody else changed what is ours in the kernel; the text says who, as far as known.
     Tampered(String),
 }
@@ -339,6 +341,7 @@ impl Loop {
                     self.pending.node = true;
                 }
             }
+            Update::Host => self.pending.node = true,
             Update::Tampered(who) => {
                 tracing::debug!(by = %who, "rules may have been changed by another program");
                 self.tampered = Some(who);

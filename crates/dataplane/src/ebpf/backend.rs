@@ -3,28 +3,30 @@
 //! A frontend leads to a set, a set to a list, a list to endpoints. What is led to is written first, and
 //! removed last: a list only some time after the last program may have begun to look at it.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kernel::bpf::{PacketProgram, Table};
 use kernel::cgroup::Cgroup;
 use kernel::netns::{self, Netns};
 use kernel::route::Rtnetlink;
 use model::Family;
 use plan::{Group, GroupId, NodePlan};
 
+use super::companion::Companion;
 use super::connected;
 use super::content::{Changes, Content, Held};
+use super::flows;
+use super::host::Host;
 use super::layout::{
-    Accepts, Address, Endpoint, Families, Frontend, FrontendKey, List, Member, Node, Set, Slot,
-    Wire,
+    Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node, Range,
+    Set, Slot, SourceRange, Translation, Tuple, Wire,
 };
-use super::programs::{Generation, PRESENT, Programs, Tables};
-use super::watch::ProgramWatcher;
+use super::programs::{Generation, PRESENT, Programs, Ranges, Tables};
+use super::watch::{Expected, ProgramWatcher};
 use crate::backend::{Backend, Delta, Watcher};
-use crate::nftables::{Nftables, Role};
 use crate::{Error, Result};
 
 /// How long a list stays that no set has any more: no program looks at one for so long.
@@ -34,15 +36,18 @@ const LIST_REST: Duration = Duration::from_secs(1);
 /// as coming from whom was asked.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
+/// A connection of which nothing was heard for that long needs no programs any more.
+const SILENCE: Duration = Duration::from_secs(3600);
+
 /// The eBPF data plane of a network namespace, and of the sockets of a cgroup.
 #[derive(Debug)]
 pub struct Ebpf {
     netns: Netns,
     rtnetlink: Rtnetlink,
     programs: Arc<Programs>,
-    /// Whether programs ought to be attached.
-    is_expected: Arc<AtomicBool>,
-    companion: Nftables,
+    /// What ought to be attached.
+    expected: Expected,
+    companion: Companion,
     /// `None` until something was programmed.
     generation: Option<Generation>,
     content: Content,
@@ -51,15 +56,9 @@ pub struct Ebpf {
     left: Vec<(Instant, List)>,
     /// Endpoints that do not serve any more and whose sockets were not looked for yet.
     lost: HashSet<SocketAddr>,
+    /// Frontends of UDP that lead somewhere now, and whose sockets were not looked for yet.
+    found: HashSet<SocketAddr>,
     retiring_since: Option<Instant>,
-}
-
-/// What is told of the node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Host {
-    node: Node,
-    /// Its addresses that accept node ports.
-    addresses: HashMap<Address, Accepts>,
 }
 
 impl Ebpf {
@@ -70,24 +69,37 @@ impl Ebpf {
             netns: Netns::current()?,
             rtnetlink: Rtnetlink::open()?,
             programs: Arc::new(Programs::of(cgroup)?),
-            is_expected: Arc::default(),
-            companion: Nftables::for_role(Role::Complete)?,
+            expected: Expected::default(),
+            companion: Companion::open(!PacketProgram::is_possible())?,
             generation: None,
             content: Content::default(),
             host: Host::default(),
             left: Vec::new(),
             lost: HashSet::new(),
+            found: HashSet::new(),
             retiring_since: None,
         })
     }
 
     /// Detaches and forgets the programs, and leaves the companion's table. That there are none is no error.
     pub fn detach(&mut self) -> Result<()> {
-        self.is_expected.store(false, Ordering::Release);
+        self.expected.set(None);
         self.generation = None;
         self.content = Content::default();
         self.left.clear();
         self.programs.remove()
+    }
+
+    /// The connections that programs masquerade: each client, and the source that its packets get.
+    pub fn masqueraded(&self) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+        let Some(generation) = self.programs.adopt()? else { return Ok(Vec::new()) };
+        let entries = generation.tables.translations.entries()?.into_iter();
+        let known = entries.map(|(key, value)| (Tuple::get(&key), Translation::get(&value)));
+        let is_request = |(key, value): &(Tuple, Translation)| {
+            key.hook == Hook::Egress && value.flags & Translation::IS_REQUEST != 0
+        };
+        let sources = known.filter(is_request);
+        Ok(sources.map(|(key, value)| (key.source.into(), value.to.into())).collect())
     }
 
     /// Whether the programs are for the node of another network namespace, which cleans up itself.
@@ -102,23 +114,8 @@ impl Ebpf {
         Ok(read(&generation.tables)?.describe())
     }
 
-    /// What a plan and this host tell of the node.
     fn host_of(&mut self, plan: &NodePlan) -> Result<Host> {
-        let netns = self.netns.within(netns::cookie)??;
-        let addresses = self.rtnetlink.addresses()?.into_iter().map(|address| address.net.addr());
-        let accepts = |ip: IpAddr| {
-            // Sockets of the node reach a node port by loopback where it is not said which addresses have it.
-            let on_all = || plan.node.node_port_ranges(Family::of(ip)).is_none();
-            match ip.is_loopback() {
-                true => on_all().then_some(Accepts::Node),
-                false => plan.node.accepts_node_ports(ip).then_some(Accepts::All),
-            }
-        };
-        let pods = Families::of(|family| plan.node.detects_pods(family));
-        Ok(Host {
-            node: Node { netns, pods, zero: 0 },
-            addresses: addresses.filter_map(|ip| Some((ip.into(), accepts(ip)?))).collect(),
-        })
+        Host::of(plan, &self.netns, &mut self.rtnetlink)
     }
 
     /// The generation that is at work, if there is one of this version.
@@ -134,66 +131,116 @@ impl Ebpf {
         self.host = self.host_of(plan)?;
         self.retiring_since = None;
         let groups = groups_of(whole);
-        if let Some(generation) = self.at_work()? {
-            let held = read(&generation.tables)?;
-            let (content, changes) = Content::restored(groups.clone(), &held);
-            if generation.tables.have_room_for(content.counts()) {
-                self.content = content;
-                // A list may have been left a moment ago, by whom is not known.
-                self.left.clear();
-                let of_host = write_host(&generation.tables, &self.host)?;
-                let written = self.apply(&generation.tables, &changes);
-                self.generation = Some(generation);
-                match written {
-                    Err(error) if is_full(&error) => {}
-                    written => {
-                        self.is_expected.store(true, Ordering::Release);
-                        return written.map(|()| changes.operations() + of_host);
-                    }
-                }
-            }
+        let Some(generation) = self.at_work()? else { return self.begin(groups) };
+        let held = read(&generation.tables)?;
+        let (content, changes) =
+            Content::restored(groups.clone(), self.host.own.clone(), &held);
+        if !generation.tables.have_room_for(content.counts()) {
+            return self.begin_anew(groups);
         }
-        self.begin_anew(groups)
+        self.content = content;
+        // A list may have been left a moment ago, by whom is not known.
+        self.left.clear();
+        let of_host = self.tell(&generation)?;
+        let written = self.apply(&generation.tables, &changes);
+        self.expected.set(Some(&generation.name));
+        self.generation = Some(generation);
+        match written {
+            Err(error) if is_full(&error) => self.begin_anew(groups),
+            written => written.map(|()| changes.operations() + of_host),
+        }
     }
 
     fn update_some(&mut self, change: &Delta<'_>) -> Result<usize> {
         let host = change.node.map(|plan| self.host_of(plan)).transpose()?;
+        let is_told = host.is_some();
+        self.host = host.unwrap_or_else(|| self.host.clone());
         let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
         let changes = self.content.set_groups(groups);
         let Some(generation) = self.generation.take() else {
             return Err(failure("nothing was programmed yet"));
         };
-        if !generation.tables.have_room_for(self.content.counts()) {
-            self.host = host.unwrap_or_else(|| self.host.clone());
+        if self.host.own != self.content.own()
+            || !generation.tables.have_room_for(self.content.counts())
+        {
             self.lost.extend(changes.lost());
             return self.begin_anew(self.content.groups().clone());
         }
-        let mut operations = changes.operations();
-        if let Some(host) = host.filter(|host| *host != self.host) {
-            operations += write_host(&generation.tables, &host)?;
-            self.host = host;
-        }
+        let of_host = if is_told { self.tell(&generation)? } else { 0 };
         let written = self.apply(&generation.tables, &changes);
+        self.found.extend(found(&changes));
         self.generation = Some(generation);
         match written {
             Err(error) if is_full(&error) => self.begin_anew(self.content.groups().clone()),
-            written => written.map(|()| operations),
+            written => written.map(|()| changes.operations() + of_host),
         }
     }
 
-    /// Makes and fills another generation, and puts it to work.
+    /// Makes and fills a first generation. What was led by others goes on as it is.
+    fn begin(&mut self, groups: HashMap<GroupId, Arc<Group>>) -> Result<usize> {
+        // Before programs see packets, and once more for those that came until they did.
+        let mut generation = self.filled(groups)?;
+        self.take_over(&generation.1.tables)?;
+        let operations = generation.0;
+        self.put_to_work(&mut generation.1)?;
+        let count = self.take_over(&generation.1.tables)?;
+        tracing::debug!(count, "tracked connections go on");
+        self.generation = Some(generation.1);
+        Ok(operations)
+    }
+
+    /// Makes and fills another generation in the place of the one at work.
     fn begin_anew(&mut self, groups: HashMap<GroupId, Arc<Group>>) -> Result<usize> {
-        let (content, changes) = Content::restored(groups, &Held::default());
-        let mut generation = self.programs.make(content.counts())?;
+        let (operations, mut generation) = self.filled(groups)?;
+        self.put_to_work(&mut generation)?;
+        self.generation = Some(generation);
+        Ok(operations)
+    }
+
+    /// A generation that is not at work yet. Answers the number of operations too.
+    fn filled(&mut self, groups: HashMap<GroupId, Arc<Group>>) -> Result<(usize, Generation)> {
+        let (content, changes) =
+            Content::restored(groups, self.host.own.clone(), &Held::default());
+        let generation = self.programs.make(content.counts())?;
         tracing::debug!(counts = ?content.counts(), "maps are made anew");
         let of_host = write_host(&generation.tables, &self.host)?;
         self.left.clear();
         self.content = content;
         self.apply(&generation.tables, &changes)?;
-        self.programs.put_to_work(&mut generation)?;
-        self.is_expected.store(true, Ordering::Release);
-        self.generation = Some(generation);
-        Ok(changes.operations() + of_host)
+        Ok((changes.operations() + of_host, generation))
+    }
+
+    fn put_to_work(&mut self, generation: &mut Generation) -> Result<()> {
+        let (programs, names) = (&self.programs, &self.host.names);
+        self.netns.within(|| programs.put_to_work(generation, names))??;
+        self.expected.set(Some(&generation.name));
+        Ok(())
+    }
+
+    /// Tells programs of the node, and attaches them to its links. Answers the number of operations.
+    fn tell(&self, generation: &Generation) -> Result<usize> {
+        let written = write_host(&generation.tables, &self.host)?;
+        let (programs, names) = (&self.programs, &self.host.names);
+        let attached = self.netns.within(|| programs.attach_to(generation, names))??;
+        self.expected.set(Some(&generation.name));
+        Ok(written + attached)
+    }
+
+    /// Takes over what connection tracking translates to endpoints of frontends.
+    fn take_over(&self, tables: &Tables) -> Result<usize> {
+        if !PacketProgram::is_possible() {
+            return Ok(0);
+        }
+        flows::take_over(&self.netns, &tables.translations, |protocol, asked| {
+            let exact = FrontendKey::at(asked, protocol);
+            let any = FrontendKey::at_any(asked, protocol);
+            for key in [exact, any] {
+                if let Some(value) = tables.frontends.get(&key.to_bytes())? {
+                    return Ok(Some(Frontend::get(&value).port));
+                }
+            }
+            Ok(None)
+        })
     }
 
     /// Writes changes, each map in its turn.
@@ -202,6 +249,8 @@ impl Ebpf {
         tables.endpoints.put_all(&slots, &endpoints)?;
         let members = keys(&changes.members);
         tables.members.put_all(&members, &vec![PRESENT; members.len()])?;
+        let sources = keys(&changes.sources);
+        tables.sources.put_all(&sources, &vec![PRESENT; sources.len()])?;
         let (numbers, sets) = elements(changes.sets.iter().map(|set| (set.number, *set)));
         tables.sets.put_all(&numbers, &sets)?;
         let (of_frontends, frontends) = elements(changes.frontends.iter().copied());
@@ -209,6 +258,7 @@ impl Ebpf {
         tables.frontends.delete_all(&keys(&changes.gone_frontends))?;
         tables.sets.delete_all(&keys(&changes.gone_sets))?;
         tables.members.delete_all(&keys(&changes.gone_members))?;
+        tables.sources.delete_all(&keys(&changes.gone_sources))?;
         self.lost.extend(changes.lost());
         let now = Instant::now();
         self.left.extend(changes.left.iter().map(|list| (now, *list)));
@@ -233,12 +283,14 @@ impl Backend for Ebpf {
     }
 
     fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
+        check(whole)?;
         let of_companion = self.companion.restore(whole)?;
         Ok(of_companion + self.restore_all(whole)?)
     }
 
     fn update(&mut self, change: &Delta<'_>) -> Result<usize> {
-        let of_companion = self.companion.update(change)?;
+        check(change)?;
+        let of_companion = self.companion.update(change, self.content.groups())?;
         Ok(of_companion + self.update_some(change)?)
     }
 
@@ -249,6 +301,7 @@ impl Backend for Ebpf {
             Some(_) => None,
             None => self.programs.adopt()?,
         };
+        let host = self.host_of(plan)?;
         let Some(generation) = self.generation.as_ref().or(adopted.as_ref()) else {
             differences.push("ebpf: no programs of this version are attached".to_owned());
             return Ok(differences);
@@ -257,23 +310,21 @@ impl Backend for Ebpf {
             differences.push("ebpf: a program is not attached".to_owned());
         }
         let held = read(&generation.tables)?;
-        let (_, changes) = Content::restored(groups_of(whole), &held);
+        let (_, changes) = Content::restored(groups_of(whole), host.own.clone(), &held);
         differences.extend(changes.describe());
-        let node = generation.tables.node.get(&FIRST)?.map(|value| Node::get(&value));
-        let there = (node, node_addresses(&generation.tables)?);
-        let host = self.host_of(plan)?;
-        let is_same = there == (Some(host.node), host.addresses);
+        let is_same = told(&generation.tables)? == host_as_told(&host);
         if !is_same {
-            differences.push("ebpf: the node's namespace or addresses are others".to_owned());
+            differences.push("ebpf: what programs are told of the node is something else".to_owned());
         }
         Ok(differences)
     }
 
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize> {
-        let lost = std::mem::take(&mut self.lost);
+        let (lost, found) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.found));
         let led_on = match &self.generation {
-            Some(generation) if !lost.is_empty() => {
-                connected::lead_on(self.programs.cgroup(), &generation.tables.peers, &lost)?
+            Some(generation) if !lost.is_empty() || !found.is_empty() => {
+                let peers = &generation.tables.peers;
+                connected::lead_on(self.programs.cgroup(), peers, &lost, &found)?
             }
             _ => 0,
         };
@@ -282,8 +333,8 @@ impl Backend for Ebpf {
 
     fn watcher(&mut self) -> Result<Box<dyn Watcher>> {
         let companion = self.companion.watcher()?;
-        let (programs, is_expected) = (self.programs.clone(), self.is_expected.clone());
-        Ok(Box::new(ProgramWatcher::new(programs, is_expected, companion)))
+        let (programs, expected) = (self.programs.clone(), self.expected.clone());
+        Ok(Box::new(ProgramWatcher::new(programs, expected, companion)?))
     }
 
     fn forget_connections(&mut self) -> Result<usize> {
@@ -292,7 +343,7 @@ impl Backend for Ebpf {
     }
 
     fn cleanup(&mut self) -> Result<()> {
-        self.is_expected.store(false, Ordering::Release);
+        self.expected.set(None);
         self.companion.cleanup()?;
         match self.is_of_other_node()? {
             true => Ok(()),
@@ -305,27 +356,50 @@ impl Backend for Ebpf {
     }
 
     fn retire(&mut self) -> Result<bool> {
-        self.is_expected.store(false, Ordering::Release);
+        self.expected.set(None);
         let Some(since) = self.retiring_since else {
             self.companion.cleanup()?;
             if self.is_of_other_node()? {
                 return Ok(true);
             }
             if let Some(generation) = self.at_work()? {
-                let frontends = generation.tables.frontends.entries()?;
-                let keys: Vec<_> = frontends.into_iter().map(|(key, _)| key).collect();
-                generation.tables.frontends.delete_all(&keys)?;
+                let tables = &generation.tables;
+                clear(&tables.frontends)?;
+                clear(&tables.virtual_ranges)?;
                 self.generation = Some(generation);
             }
             self.retiring_since = Some(Instant::now());
             return Ok(false);
         };
-        if since.elapsed() < RETIREMENT {
+        let is_needed = match &self.generation {
+            Some(generation) => is_any_alive(&generation.tables)?,
+            None => false,
+        };
+        if since.elapsed() < RETIREMENT || is_needed {
             return Ok(false);
         }
         self.cleanup().map(|()| true)
     }
 }
+
+/// Refuses what programs would take for something else: maps take everything.
+fn check(change: &Delta<'_>) -> Result<()> {
+    let reason = |group: &Group| {
+        group.sets.iter().find_map(|set| {
+            let family = set.id.port.family;
+            let is_other = |address: &SocketAddr| Family::of(address.ip()) != family;
+            let other = set.backends.iter().map(|backend| backend.address).find(is_other)?;
+            Some(format!("endpoint {other} is no {family} address"))
+        })
+    };
+    let groups = change.groups.iter().filter_map(|(id, group)| Some((id, group.as_ref()?)));
+    let refused: Vec<(GroupId, String)> =
+        groups.filter_map(|(id, group)| Some((id.clone(), reason(group)?))).collect();
+    if refused.is_empty() { Ok(()) } else { Err(Error::Refused(refused)) }
+}
+
+/// UDP's number in IP headers.
+const UDP: u8 = 17;
 
 /// The only key of `node`.
 const FIRST: [u8; 4] = [0; 4];
@@ -335,10 +409,12 @@ fn read(tables: &Tables) -> Result<Held> {
     let frontends = tables.frontends.entries()?.into_iter();
     let sets = tables.sets.entries()?.into_iter();
     let members = tables.members.entries()?.into_iter();
+    let sources = tables.sources.entries()?.into_iter();
     let mut held = Held {
         frontends: frontends.map(|(k, v)| (FrontendKey::get(&k), Frontend::get(&v))).collect(),
         sets: sets.map(|(k, v)| (u64::get(&k), Set::get(&v))).collect(),
         members: members.map(|(k, _)| Member::get(&k)).collect(),
+        sources: sources.map(|(k, _)| SourceRange::get(&k)).collect(),
         ..Held::default()
     };
     for (key, value) in tables.endpoints.entries()? {
@@ -348,27 +424,108 @@ fn read(tables: &Tables) -> Result<Held> {
     Ok(held)
 }
 
-fn node_addresses(tables: &Tables) -> Result<HashMap<Address, Accepts>> {
-    let entries = tables.node_addresses.entries()?.into_iter();
-    Ok(entries.map(|(key, value)| (Address::get(&key), Accepts::get(&value))).collect())
+/// What programs know of a node.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    node: Option<Node>,
+    addresses: HashMap<Address, Accepts>,
+    devices: BTreeMap<u32, Device>,
+    pods: BTreeSet<Range>,
+    virtual_ranges: BTreeSet<Range>,
+}
+
+/// Reads it.
+fn told(tables: &Tables) -> Result<Told> {
+    let ranges = |table: &Ranges| -> Result<BTreeSet<Range>> {
+        Ok(table.entries()?.into_iter().map(|(key, _)| Range::get(&key)).collect())
+    };
+    let addresses = tables.node_addresses.entries()?.into_iter();
+    let devices = tables.devices.entries()?.into_iter();
+    Ok(Told {
+        node: tables.node.get(&FIRST)?.map(|value| Node::get(&value)),
+        addresses: addresses.map(|(k, v)| (Address::get(&k), Accepts::get(&v))).collect(),
+        devices: devices.map(|(k, v)| (u32::get(&k), Device::get(&v))).collect(),
+        pods: ranges(&tables.pods)?,
+        virtual_ranges: ranges(&tables.virtual_ranges)?,
+    })
+}
+
+fn host_as_told(host: &Host) -> Told {
+    Told {
+        node: Some(host.node),
+        addresses: host.addresses.clone(),
+        devices: host.devices.clone(),
+        pods: host.pods.clone(),
+        virtual_ranges: host.virtual_ranges.clone(),
+    }
 }
 
 /// Writes what is told of the node, as far as it is not there. Answers the number of operations.
 fn write_host(tables: &Tables, host: &Host) -> Result<usize> {
-    let held = node_addresses(tables)?;
-    let is_missing = |(ip, accepts): &(&Address, &Accepts)| held.get(*ip) != Some(accepts);
-    let missing = host.addresses.iter().filter(is_missing).map(|(ip, accepts)| (*ip, *accepts));
-    let surplus: Vec<Address> =
-        held.keys().filter(|ip| !host.addresses.contains_key(*ip)).copied().collect();
-    let (missing, accepts) = elements(missing);
-    tables.node_addresses.put_all(&missing, &accepts)?;
-    tables.node_addresses.delete_all(&keys(&surplus))?;
-    let value = host.node.to_bytes();
-    let is_same = tables.node.get(&FIRST)? == Some(value);
-    if !is_same {
-        tables.node.put(&FIRST, &value)?;
+    let (held, wanted) = (told(tables)?, host_as_told(host));
+    let mut operations = 0;
+    operations += replace(&tables.node_addresses, &held.addresses, &wanted.addresses)?;
+    operations += replace(&tables.devices, &held.devices, &wanted.devices)?;
+    let present = |ranges: BTreeSet<Range>| ranges.into_iter().map(|range| (range, 0_u32));
+    for (table, held, wanted) in [
+        (&tables.pods, held.pods, wanted.pods),
+        (&tables.virtual_ranges, held.virtual_ranges, wanted.virtual_ranges),
+    ] {
+        let (held, wanted): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            (present(held).collect(), present(wanted).collect());
+        operations += replace(table, &held, &wanted)?;
     }
-    Ok(missing.len() + surplus.len() + usize::from(!is_same))
+    if held.node != wanted.node {
+        tables.node.put(&FIRST, &host.node.to_bytes())?;
+        operations += 1;
+    }
+    Ok(operations)
+}
+
+/// Makes a table hold what is wanted. Answers the number of operations.
+fn replace<'e, const K: usize, const V: usize, Key, Value>(
+    table: &Table<K, V>,
+    held: impl IntoIterator<Item = (&'e Key, &'e Value)> + Copy,
+    wanted: impl IntoIterator<Item = (&'e Key, &'e Value)> + Copy,
+) -> Result<usize>
+where
+    Key: Wire + Ord + Copy + 'e,
+    Value: Wire + PartialEq + Copy + 'e,
+{
+    let there: BTreeMap<Key, Value> = held.into_iter().map(|(k, v)| (*k, *v)).collect();
+    let all: BTreeSet<Key> = wanted.into_iter().map(|(k, _)| *k).collect();
+    let missing = wanted.into_iter().filter(|(key, value)| there.get(*key) != Some(*value));
+    let (missing, values) = elements(missing.map(|(key, value)| (*key, *value)));
+    let surplus: Vec<Key> = there.keys().filter(|key| !all.contains(key)).copied().collect();
+    table.put_all(&missing, &values)?;
+    table.delete_all(&keys(&surplus))?;
+    Ok(missing.len() + surplus.len())
+}
+
+/// Empties a table.
+fn clear<const K: usize, const V: usize>(table: &Table<K, V>) -> Result<()> {
+    let keys: Vec<_> = table.entries()?.into_iter().map(|(key, _)| key).collect();
+    Ok(table.delete_all(&keys)?)
+}
+
+/// Whether a connection may still be translated: a packet of it came not long ago.
+fn is_any_alive(tables: &Tables) -> Result<bool> {
+    let now = kernel::machine::monotonic_nanoseconds();
+    let is_alive = |(_, value): &(_, [u8; Translation::SIZE])| {
+        let age = now.saturating_sub(Translation::get(value).seen);
+        Duration::from_nanos(age) < SILENCE
+    };
+    Ok(tables.translations.entries()?.iter().any(is_alive))
+}
+
+/// Frontends of UDP at an address that lead somewhere now, whatever they did before.
+fn found(changes: &Changes) -> impl Iterator<Item = SocketAddr> {
+    let leads = |deed: &Deed| matches!(deed, Deed::Send(_));
+    changes
+        .frontends
+        .iter()
+        .filter(move |(key, value)| key.protocol == UDP && (leads(&value.pod) || leads(&value.node)))
+        .map(|(key, _)| key.endpoint())
 }
 
 /// Keys as maps have them.

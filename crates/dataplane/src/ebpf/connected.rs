@@ -18,20 +18,28 @@ use super::layout::{Peer, Wire};
 use super::programs::Peers;
 use crate::Result;
 
-/// Connects sockets of a cgroup again that talk to endpoints which do not serve any more. Answers how many
-/// there were.
-pub(super) fn lead_on(cgroup: &Cgroup, peers: &Peers, lost: &HashSet<SocketAddr>) -> Result<usize> {
+/// Connects sockets of a cgroup again that talk to endpoints which do not serve any more (`lost`), or that were
+/// connected to frontends when these led nowhere (`found`). Answers how many of the former there were.
+pub(super) fn lead_on(
+    cgroup: &Cgroup,
+    peers: &Peers,
+    lost: &HashSet<SocketAddr>,
+    found: &HashSet<SocketAddr>,
+) -> Result<usize> {
     let mut count = 0;
     for netns in namespaces(cgroup)? {
         let mut socket = netns.within(sockets::open)??;
         let all = sockets::connected(&mut socket, Transport::Udp)?;
-        let is_lost = |socket: &Connected| lost.contains(&canonical(socket.peer));
-        let found: HashMap<u32, Connected> =
-            all.into_iter().filter(is_lost).map(|socket| (socket.inode, socket)).collect();
-        if found.is_empty() {
+        let is_meant = |socket: &Connected| {
+            let peer = canonical(socket.peer);
+            lost.contains(&peer) || found.contains(&peer)
+        };
+        let meant: HashMap<u32, Connected> =
+            all.into_iter().filter(is_meant).map(|socket| (socket.inode, socket)).collect();
+        if meant.is_empty() {
             continue;
         }
-        let inodes: BTreeSet<u32> = found.keys().copied().collect();
+        let inodes: BTreeSet<u32> = meant.keys().copied().collect();
         let mut done = HashSet::new();
         for held in sockets::held(&inodes) {
             if done.contains(&held.inode) {
@@ -40,11 +48,17 @@ pub(super) fn lead_on(cgroup: &Cgroup, peers: &Peers, lost: &HashSet<SocketAddr>
             // Its holder may end, or close it, at any moment.
             let Ok(taken) = held.take() else { continue };
             done.insert(held.inode);
+            let which = &meant[&held.inode];
+            let now = canonical(which.peer);
+            if found.contains(&now) {
+                // If it can't be, it stays as it is.
+                let _ = UdpSocket::from(taken).connect(which.peer);
+                continue;
+            }
             let Some(peer) = peers.get_of_socket(taken.as_fd())? else { continue };
             let peer = Peer::get(&peer);
             let (asked, given) = (SocketAddr::from(peer.asked), SocketAddr::from(peer.given));
-            let which = &found[&held.inode];
-            if given != canonical(which.peer) {
+            if given != now {
                 continue;
             }
             count += 1;

@@ -3,13 +3,13 @@
 //! Pure. Endpoints are not mirrored here: a group that was programmed is rendered again when it changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
 use plan::{Group, GroupId};
 
-use super::layout::{Endpoint, Frontend, FrontendKey, List, Member, Set, Slot};
+use super::layout::{Endpoint, Frontend, FrontendKey, List, Member, Set, Slot, SourceRange};
 use super::render::{Rendered, render_group};
 
 /// What was read from the maps.
@@ -23,11 +23,15 @@ pub struct Held {
     pub lists: HashMap<u32, BTreeMap<u32, Endpoint>>,
     /// Keys of `members`.
     pub members: HashSet<Member>,
+    /// Keys of `sources`.
+    pub sources: HashSet<SourceRange>,
 }
 
 /// What has been programmed.
 #[derive(Debug, Clone, Default)]
 pub struct Content {
+    /// The node's own addresses.
+    own: Vec<IpAddr>,
     groups: HashMap<GroupId, Arc<Group>>,
     lists: HashMap<u64, List>,
     /// The number that the last new list was given.
@@ -42,6 +46,8 @@ pub struct Changes {
     pub endpoints: Vec<(Slot, Endpoint)>,
     /// Keys of `members` to add.
     pub members: Vec<Member>,
+    /// Keys of `sources` to add.
+    pub sources: Vec<SourceRange>,
     /// Values of `sets` to write.
     pub sets: Vec<Set>,
     /// Elements of `frontends` to write.
@@ -52,6 +58,8 @@ pub struct Changes {
     pub gone_sets: Vec<u64>,
     /// Keys of `members` to remove.
     pub gone_members: Vec<Member>,
+    /// Keys of `sources` to remove.
+    pub gone_sources: Vec<SourceRange>,
     /// Lists that no set has any more. They may be looked at for a moment.
     pub left: Vec<List>,
 }
@@ -67,20 +75,28 @@ pub struct Counts {
     pub endpoints: usize,
     /// Of `members`.
     pub members: usize,
+    /// Of `sources`.
+    pub sources: usize,
 }
 
 impl Content {
-    /// What groups ask for, and what leads there from what is held.
-    pub fn restored(groups: HashMap<GroupId, Arc<Group>>, held: &Held) -> (Self, Changes) {
+    /// What groups ask for on a node with these addresses, and what leads there from what is held.
+    pub fn restored(
+        groups: HashMap<GroupId, Arc<Group>>,
+        own: Vec<IpAddr>,
+        held: &Held,
+    ) -> (Self, Changes) {
         let mut changes = Changes::default();
-        let mut content = Self::default();
+        let mut content = Self { own, ..Self::default() };
         let (mut frontends, mut members) = (HashMap::new(), HashSet::new());
+        let mut sources = HashSet::new();
         content.last = held.lists.keys().max().copied().unwrap_or_default();
         for group in groups.values() {
-            let rendered = render_group(group);
+            let rendered = render_group(group, &content.own);
             content.counts = content.counts + rendered.counts();
             frontends.extend(rendered.frontends);
             members.extend(rendered.members);
+            sources.extend(rendered.sources);
             for (number, endpoints) in rendered.sets {
                 let list = match held.list_of(number, &endpoints) {
                     Some(list) => list,
@@ -99,6 +115,8 @@ impl Content {
         let gone = held.frontends.keys().filter(|key| !frontends.contains_key(*key));
         changes.gone_frontends.extend(gone);
         changes.gone_members.extend(held.members.difference(&members));
+        changes.sources.extend(sources.difference(&held.sources));
+        changes.gone_sources.extend(held.sources.difference(&sources));
         let gone = held.sets.keys().filter(|number| !content.lists.contains_key(number));
         changes.gone_sets.extend(gone);
         let used: HashSet<u32> = content.lists.values().map(|list| list.number).collect();
@@ -123,8 +141,8 @@ impl Content {
                 Some(group) => self.groups.insert(id.clone(), group.clone()),
                 None => self.groups.remove(id),
             };
-            let old = held.map(|held| render_group(&held)).unwrap_or_default();
-            let new = group.map(|group| render_group(group)).unwrap_or_default();
+            let old = held.map(|held| render_group(&held, &self.own)).unwrap_or_default();
+            let new = group.map(|group| render_group(group, &self.own)).unwrap_or_default();
             self.counts = self.counts + new.counts() - old.counts();
             for key in old.frontends.keys() {
                 // Another group may have said already that it has it now.
@@ -144,6 +162,13 @@ impl Content {
                 None => changes.gone_frontends.push(key),
             }
         }
+        // With a frontend, those who may connect to it pass from one group to another.
+        let (come, gone): (HashSet<_>, HashSet<_>) = (
+            changes.sources.iter().copied().collect(),
+            changes.gone_sources.iter().copied().collect(),
+        );
+        changes.sources.retain(|range| !gone.contains(range));
+        changes.gone_sources.retain(|range| !come.contains(range));
         changes
     }
 
@@ -164,6 +189,15 @@ impl Content {
             (old.members.iter().copied().collect(), new.members.into_iter().collect());
         changes.members.extend(now.difference(&before));
         changes.gone_members.extend(before.difference(&now));
+        let (before, now): (BTreeSet<_>, BTreeSet<_>) =
+            (old.sources.iter().copied().collect(), new.sources.into_iter().collect());
+        changes.sources.extend(now.difference(&before));
+        changes.gone_sources.extend(before.difference(&now));
+    }
+
+    /// The node's addresses that this is for.
+    pub fn own(&self) -> &[IpAddr] {
+        &self.own
     }
 
     /// Makes a list for a set.
@@ -195,6 +229,7 @@ impl Rendered {
             sets: self.sets.len(),
             endpoints: self.sets.values().map(Vec::len).sum(),
             members: self.members.len(),
+            sources: self.sources.len(),
         }
     }
 }
@@ -208,6 +243,7 @@ impl Add for Counts {
             sets: self.sets + other.sets,
             endpoints: self.endpoints + other.endpoints,
             members: self.members + other.members,
+            sources: self.sources + other.sources,
         }
     }
 }
@@ -221,6 +257,7 @@ impl Sub for Counts {
             sets: self.sets - other.sets,
             endpoints: self.endpoints - other.endpoints,
             members: self.members - other.members,
+            sources: self.sources - other.sources,
         }
     }
 }
@@ -231,12 +268,13 @@ impl Held {
     pub fn describe(&self) -> String {
         let frontends = self.frontends.iter().map(|(key, value)| format!("{key:?} {value:?}"));
         let members = self.members.iter().map(|member| format!("{member:?}"));
+        let sources = self.sources.iter().map(|range| format!("{range:?}"));
         let sets = self.sets.iter().map(|(number, set)| {
             let endpoints = self.lists.get(&set.list.number);
             let endpoints: Vec<_> = endpoints.into_iter().flat_map(BTreeMap::values).collect();
             format!("set {number:016x} of {}: {endpoints:?}", set.list.count)
         });
-        let mut lines: Vec<String> = frontends.chain(members).chain(sets).collect();
+        let mut lines: Vec<String> = frontends.chain(members).chain(sources).chain(sets).collect();
         lines.sort();
         lines.join("\n")
     }
@@ -262,6 +300,8 @@ impl Changes {
             + self.gone_frontends.len()
             + self.gone_sets.len()
             + self.gone_members.len()
+            + self.sources.len()
+            + self.gone_sources.len()
     }
 
     /// Each kind of change in words, as of something that differs from what was wanted.
@@ -273,6 +313,8 @@ impl Changes {
             (self.gone_sets.len(), "sets are too much"),
             (self.members.len(), "members are missing"),
             (self.gone_members.len(), "members are too much"),
+            (self.sources.len(), "ranges of sources are missing"),
+            (self.gone_sources.len(), "ranges of sources are too much"),
         ]
         .into_iter()
         .filter(|(count, _)| *count > 0)
@@ -310,6 +352,7 @@ mod tests {
                 assert_eq!(before, None, "a list that is there is not written");
             }
             held.members.extend(&changes.members);
+            held.sources.extend(&changes.sources);
             held.sets.extend(changes.sets.iter().map(|set| (set.number, *set)));
             held.frontends.extend(changes.frontends.iter().copied());
             for key in &changes.gone_frontends {
@@ -320,6 +363,9 @@ mod tests {
             }
             for key in &changes.gone_members {
                 assert!(held.members.remove(key), "what goes was there");
+            }
+            for key in &changes.gone_sources {
+                assert!(held.sources.remove(key), "what goes was there");
             }
             for list in &changes.left {
                 assert!(held.lists.remove(&list.number).is_some(), "what is left was there");
@@ -332,6 +378,7 @@ mod tests {
                 sets: self.0.sets.len(),
                 endpoints: self.0.lists.values().map(BTreeMap::len).sum(),
                 members: self.0.members.len(),
+                sources: self.0.sources.len(),
             }
         }
     }
@@ -369,7 +416,7 @@ mod tests {
                 pod: action.clone(),
                 node: action.clone(),
                 outside: action.clone(),
-                allowed_sources: None,
+                allowed_sources: is_sticky.then(|| vec!["192.0.2.0/24".parse().unwrap()]),
                 affinity: is_sticky.then_some(Affinity { timeout: std::time::Duration::MAX }),
             });
         }
@@ -415,18 +462,19 @@ mod tests {
 
                 let wanted: HashMap<_, _> =
                     groups.into_iter().filter_map(|(id, group)| Some((id, group?))).collect();
-                let (_, changes) = Content::restored(wanted.clone(), &maps.0);
+                let (_, changes) = Content::restored(wanted.clone(), Vec::new(), &maps.0);
                 prop_assert_eq!(changes, Changes::default(), "nothing is to be done");
                 // From whatever was there.
                 let mut other = Maps::default();
                 let first = groups_of(&history[0]);
-                other.apply(&Content::restored(first, &Held::default()).1);
-                let (restored, changes) = Content::restored(wanted.clone(), &other.0);
+                other.apply(&Content::restored(first, Vec::new(), &Held::default()).1);
+                let (restored, changes) = Content::restored(wanted.clone(), Vec::new(), &other.0);
                 other.apply(&changes);
                 prop_assert_eq!(other.counts(), restored.counts());
                 prop_assert_eq!(&other.0.frontends, &maps.0.frontends);
                 prop_assert_eq!(&other.0.members, &maps.0.members);
-                prop_assert_eq!(Content::restored(wanted, &other.0).1, Changes::default());
+                prop_assert_eq!(&other.0.sources, &maps.0.sources);
+                prop_assert_eq!(Content::restored(wanted, Vec::new(), &other.0).1, Changes::default());
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
 use model::{Family, Protocol};
 use plan::FrontendAddress;
 
@@ -109,10 +110,12 @@ layout! {
         outside: Deed,
         /// Number of the Service's port.
         port: u64,
+        /// By which `sources` has who may connect; 0 if everybody may.
+        sources: u64,
         /// Seconds that a silent client keeps its endpoint for; 0 if none is kept.
         affinity: u32,
-        /// Nothing.
-        zero: u32,
+        /// Of whose connections packets get an address of the node as their source.
+        flags: Masquerades,
     }
 
     /// Value of `sets`, whose key is its number.
@@ -155,8 +158,72 @@ layout! {
         netns: u64,
         /// The families that pods can be told in.
         pods: Families,
+        /// Source ports of masqueraded connections: the first of the lower ones.
+        low_port: u16,
+        /// How many there are of these.
+        low_ports: u16,
+        /// The first of the higher ones.
+        high_port: u16,
+        /// How many there are of these.
+        high_ports: u16,
         /// Nothing.
         zero: u32,
+    }
+
+    /// Key of `pods` and `virtual_ranges`.
+    Range = "range" {
+        /// How many bits of the address count.
+        length: u32,
+        /// The address.
+        address: Address,
+    }
+
+    /// Key of `sources`.
+    SourceRange = "source_range" {
+        /// How many bits of what follows count.
+        length: u32,
+        /// What frontends have in `sources`.
+        of: Halves,
+        /// The address.
+        address: Address,
+    }
+
+    /// Value of `devices`.
+    Device = "device" {
+        /// The address that IPv4 connections which leave by it are masqueraded with.
+        v4: Address,
+        /// And IPv6 connections.
+        v6: Address,
+        /// Bytes before the IP header.
+        header: u32,
+        /// 1 if pods are behind it.
+        flags: u32,
+    }
+
+    /// Key of `translations`.
+    Tuple = "tuple" {
+        /// Where a packet comes from.
+        source: Endpoint,
+        /// Where it goes to.
+        destination: Endpoint,
+        /// Its protocol's number in IP headers.
+        protocol: u8,
+        /// Where it is seen so.
+        hook: Hook,
+        /// Nothing.
+        zero: u16,
+    }
+
+    /// Value of `translations`.
+    Translation = "translation" {
+        /// The destination, or the source, that it gets.
+        to: Endpoint,
+        /// What else is known.
+        flags: u32,
+        /// Number of the Service's port.
+        port: u64,
+        /// When it was used last: nanoseconds of CLOCK_MONOTONIC.
+        seen: u64,
     }
 }
 
@@ -168,14 +235,44 @@ pub struct Address(Ipv6Addr);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub u16);
 
+/// Whose connections are masqueraded, as packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Masquerades {
+    /// Those from pods.
+    pub pods: bool,
+    /// Those from outside.
+    pub outside: bool,
+}
+
+/// A number of 64 bits where there may be no gap before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Halves(pub u64);
+
+/// Where a packet is seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Where it comes in.
+    #[default]
+    Ingress,
+    /// Where it goes out.
+    Egress,
+}
+
+impl Translation {
+    /// It is of the client's packets, not of answers.
+    pub const IS_REQUEST: u32 = 1;
+    /// The client has gone on after its first packet.
+    pub const IS_ESTABLISHED: u32 = 4;
+}
+
 /// What a frontend does with connections of some origin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Deed {
     /// It refuses them.
     #[default]
     Refuse,
-    /// It leaves them to packets.
-    Pass,
+    /// It lets them vanish.
+    Drop,
     /// It sends them to the endpoint set with this number.
     Send(u64),
 }
@@ -217,7 +314,45 @@ impl List {
     }
 }
 
+impl From<IpNet> for Range {
+    fn from(range: IpNet) -> Self {
+        Self { length: bits_of(range), address: range.network().into() }
+    }
+}
+
+impl SourceRange {
+    /// A range that may connect to frontends of a number.
+    pub fn new(of: u64, range: IpNet) -> Self {
+        Self { length: 64 + bits_of(range), of: Halves(of), address: range.network().into() }
+    }
+}
+
+/// How many bits of the addresses of a range are its own, where IPv4 addresses are mapped.
+fn bits_of(range: IpNet) -> u32 {
+    let mapped = if range.addr().is_ipv4() { 96 } else { 0 };
+    mapped + u32::from(range.prefix_len())
+}
+
 impl FrontendKey {
+    /// The key of a frontend at this very address.
+    pub fn at(at: SocketAddr, protocol: u8) -> Self {
+        Self { address: at.ip().into(), port: Port(at.port()), protocol, zero: 0 }
+    }
+
+    /// The key of a frontend at any address of the node.
+    pub fn at_any(at: SocketAddr, protocol: u8) -> Self {
+        let any = match at {
+            SocketAddr::V4(_) => IpAddr::from([0; 4]),
+            SocketAddr::V6(_) => IpAddr::from([0; 16]),
+        };
+        Self::at(SocketAddr::new(any, at.port()), protocol)
+    }
+
+    /// Its address and port.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.address.0.to_canonical(), self.port.0)
+    }
+
     /// The key of all of a virtual address that has no frontend.
     pub fn virtual_address(ip: IpAddr) -> Self {
         Self { address: ip.into(), ..Self::default() }
@@ -326,7 +461,7 @@ impl Wire for Deed {
     fn put(&self, bytes: &mut [u8]) {
         let number = match self {
             Deed::Refuse => 0,
-            Deed::Pass => u64::MAX,
+            Deed::Drop => u64::MAX,
             Deed::Send(set) => *set,
         };
         number.put(bytes);
@@ -335,9 +470,50 @@ impl Wire for Deed {
     fn get(bytes: &[u8]) -> Self {
         match u64::get(bytes) {
             0 => Deed::Refuse,
-            u64::MAX => Deed::Pass,
+            u64::MAX => Deed::Drop,
             set => Deed::Send(set),
         }
+    }
+}
+
+impl Wire for Masquerades {
+    const SIZE: usize = u32::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        (u32::from(self.pods) | u32::from(self.outside) << 1).put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let flags = u32::get(bytes);
+        Self { pods: flags & 1 != 0, outside: flags & 2 != 0 }
+    }
+}
+
+impl Wire for Halves {
+    const SIZE: usize = u64::SIZE;
+
+    /// The lower one first.
+    fn put(&self, bytes: &mut [u8]) {
+        let (lower, upper) = bytes.split_at_mut(u32::SIZE);
+        (self.0 as u32).put(lower);
+        ((self.0 >> 32) as u32).put(upper);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let (lower, upper) = bytes.split_at(u32::SIZE);
+        Self(u64::from(u32::get(upper)) << 32 | u64::from(u32::get(lower)))
+    }
+}
+
+impl Wire for Hook {
+    const SIZE: usize = u8::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        u8::from(*self == Hook::Egress).put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        if u8::get(bytes) == 0 { Hook::Ingress } else { Hook::Egress }
     }
 }
 
@@ -409,7 +585,10 @@ mod tests {
     #[test]
     fn what_is_remembered_has_not_changed() {
         let btf = Btf::of(CODE);
-        let described = ["client", "remembered", "datagrams", "peer", "endpoint"].map(|name| {
+        let names = [
+            "client", "remembered", "datagrams", "peer", "endpoint", "tuple", "translation", "fragment",
+        ];
+        let described = names.map(|name| {
             let Structure { size, members } = btf.structure(name);
             let members: Vec<String> =
                 members.iter().map(|(member, at)| format!("{member}@{at}")).collect();
@@ -423,6 +602,9 @@ mod tests {
                 "datagrams 32: socket@0 peer@8 zero@28",
                 "peer 40: asked@0 given@20",
                 "endpoint 20: address@0 port@16 zero@18",
+                "tuple 44: source@0 destination@20 protocol@40 hook@41 zero@42",
+                "translation 40: to@0 flags@20 port@24 seen@32",
+                "fragment 40: source@0 destination@16 identification@32 protocol@36",
             ]
         );
     }
@@ -435,7 +617,7 @@ mod tests {
         assert_eq!(bytes[18..28], [0xff, 0xff, 10, 244, 1, 10, 0x1f, 0x90, 0, 0]);
         assert_eq!(Member::get(&bytes), member);
         assert_eq!(SocketAddr::from(member.endpoint), at);
-        for deed in [Deed::Refuse, Deed::Pass, Deed::Send(9)] {
+        for deed in [Deed::Refuse, Deed::Drop, Deed::Send(9)] {
             assert_eq!(Deed::get(&deed.to_bytes::<8>()), deed);
         }
         let list = List { number: 3, count: 4 };

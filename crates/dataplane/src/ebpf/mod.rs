@@ -6,7 +6,10 @@
 //! | `render` | what a group puts into the maps |
 //! | `content` | what the maps hold, and what leads from one content to the next |
 //! | `programs` | what is loaded and attached, and how it outlives this process |
+//! | `host` | what programs are told of the node |
+//! | `companion` | the table of nftables for what programs leave |
 //! | `connected` | UDP sockets whose endpoint has gone |
+//! | `flows` | connections that were translated before |
 //! | `watch` | who notices that programs were detached |
 //! | `backend` | what is done in which order |
 //!
@@ -17,7 +20,10 @@
 mod backend;
 #[cfg(test)]
 mod btf;
+mod companion;
 mod connected;
+mod flows;
+mod host;
 pub mod content;
 pub mod layout;
 mod programs;

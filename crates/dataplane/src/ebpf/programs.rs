@@ -6,29 +6,32 @@
 //! What is remembered of clients is shared by generations.
 //!
 //! ```text
-//! /sys/fs/bpf/portolan/CGROUP/memory-1/{affinities,flows,replies,peers}
+//! /sys/fs/bpf/portolan/CGROUP/memory-1/{affinities,flows,replies,peers,translations,...}
 //!                            /3-8a6d35c2/{frontends,sets,endpoints,members,...}
 //!                                       /links/{connect4,connect6,...}
+//!                                       /programs/{ingress,egress}
+//!                                       /tcx/{7-ingress,7-egress,...}
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use kernel::bpf::{self, Link, Object, Sizes, Table};
+use kernel::bpf::{self, Direction, Link, Object, PacketProgram, Sizes, Table};
 use kernel::cgroup::Cgroup;
 
 use super::content::Counts;
 use super::layout::{
-    Accepts, Address, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Set, Slot, Wire,
+    Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set, Slot,
+    SourceRange, Translation, Tuple, Wire,
 };
 use crate::number::hash;
 use crate::{Error, Result};
 
-/// The programs, as clang has compiled `bpf/sockets.c`.
-pub(super) static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sockets.o"));
+/// The programs, as clang has compiled `bpf/programs.c`.
+pub(super) static CODE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/programs.o"));
 
 /// Where the BPF file system is.
 const FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -48,16 +51,26 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Maps of what is remembered. A change of what they hold takes another number for `MEMORY`.
-const REMEMBERED: [&str; 4] = ["affinities", "flows", "replies", "peers"];
+const REMEMBERED: [&str; 6] =
+    ["affinities", "flows", "replies", "peers", "translations", "fragments"];
 const MEMORY: &str = "memory-1";
 
 /// How many of the node's own addresses there may be.
 const NODE_ADDRESSES: u32 = 16_384;
+/// How many links there may be, and ranges of pods and of virtual addresses.
+const DEVICES: u32 = 65_536;
+const RANGES: u32 = 1_024;
+/// The ports of so many fragmented packets are remembered.
+const FRAGMENTS: u32 = 8_192;
 /// The smallest table.
 const SMALLEST: usize = 1024;
 /// One client is remembered for each so many bytes of the machine's memory, in these limits.
 const MEMORY_PER_CLIENT: u64 = 512 << 10;
 const CLIENTS: (u64, u64) = (4096, 262_144);
+/// So many times more translations are remembered, of which a connection has four at most.
+const TRANSLATIONS: u32 = 8;
+/// Both directions of packets at a link.
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Where programs are attached, and what is there.
 #[derive(Debug)]
@@ -69,7 +82,7 @@ pub(super) struct Programs {
 /// Tables, with programs that read them.
 #[derive(Debug)]
 pub(super) struct Generation {
-    name: String,
+    pub(super) name: String,
     pub(super) tables: Tables,
     /// Programs that are not attached yet.
     object: Option<Object>,
@@ -82,12 +95,21 @@ pub(super) struct Tables {
     pub(super) sets: Table<{ u64::SIZE }, { Set::SIZE }>,
     pub(super) endpoints: Table<{ Slot::SIZE }, { Endpoint::SIZE }>,
     pub(super) members: Table<{ Member::SIZE }, PRESENCE>,
+    pub(super) sources: Table<{ SourceRange::SIZE }, PRESENCE>,
+    pub(super) pods: Ranges,
+    pub(super) virtual_ranges: Ranges,
+    pub(super) devices: Table<{ u32::SIZE }, { Device::SIZE }>,
+    pub(super) translations: Translations,
     pub(super) node_addresses: Table<{ Address::SIZE }, { Accepts::SIZE }>,
     pub(super) node: Table<{ u32::SIZE }, { Node::SIZE }>,
     pub(super) peers: Peers,
     pub(super) capacities: Counts,
 }
 
+/// Ranges of addresses.
+pub(super) type Ranges = Table<{ Range::SIZE }, PRESENCE>;
+/// How packets are changed.
+pub(super) type Translations = Table<{ Tuple::SIZE }, { Translation::SIZE }>;
 /// What is kept with sockets.
 pub(super) type Peers = Table<{ u32::SIZE }, { Peer::SIZE }>;
 
@@ -129,7 +151,9 @@ impl Programs {
         let memory = self.directory.join(MEMORY);
         let own = self.directory.join(&name);
         make_directory(&memory)?;
-        make_directory(&own.join("links"))?;
+        for part in ["links", "programs", "tcx"] {
+            make_directory(&own.join(part))?;
+        }
         let capacity = |count: usize| {
             // As much again to grow, and as much again for lists that are on their way out.
             let most = count.saturating_mul(4).max(SMALLEST).next_power_of_two();
@@ -143,10 +167,16 @@ impl Programs {
                 ("sets", capacity(counts.sets)),
                 ("endpoints", capacity(counts.endpoints)),
                 ("members", capacity(counts.members)),
+                ("sources", capacity(counts.sources)),
+                ("pods", RANGES),
+                ("virtual_ranges", RANGES),
+                ("devices", DEVICES),
                 ("node_addresses", NODE_ADDRESSES),
                 ("affinities", clients),
                 ("flows", clients),
                 ("replies", clients),
+                ("translations", clients * TRANSLATIONS),
+                ("fragments", FRAGMENTS),
             ],
             shared: remembered.iter().map(|(map, path)| (*map, path.as_path())).collect(),
         };
@@ -156,6 +186,11 @@ impl Programs {
             sets: pinned(&object, "sets", &own)?,
             endpoints: pinned(&object, "endpoints", &own)?,
             members: pinned(&object, "members", &own)?,
+            sources: pinned(&object, "sources", &own)?,
+            pods: pinned(&object, "pods", &own)?,
+            virtual_ranges: pinned(&object, "virtual_ranges", &own)?,
+            devices: pinned(&object, "devices", &own)?,
+            translations: object.table("translations")?,
             node_addresses: pinned(&object, "node_addresses", &own)?,
             node: pinned(&object, "node", &own)?,
             peers: object.table("peers")?,
@@ -165,9 +200,21 @@ impl Programs {
         Ok(Generation { name, tables, object: Some(object) })
     }
 
-    /// Attaches the programs of a generation, then detaches all others.
-    pub(super) fn put_to_work(&self, generation: &mut Generation) -> Result<()> {
+    /// Attaches the programs of a generation, to the cgroup and to links, then detaches all others. To be
+    /// called in the network namespace of the links.
+    pub(super) fn put_to_work(
+        &self,
+        generation: &mut Generation,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<()> {
         if let Some(mut object) = generation.object.take() {
+            if PacketProgram::is_possible() {
+                let programs = self.directory.join(&generation.name).join("programs");
+                for direction in DIRECTIONS.map(Direction::name) {
+                    object.pin_packet_program(direction, &programs.join(direction))?;
+                }
+            }
+            self.attach_to(generation, devices)?;
             let links = self.links(&generation.name);
             for program in PROGRAMS {
                 object.attach_to_cgroup(program, &self.cgroup)?.pin(&links.join(program))?;
@@ -179,19 +226,47 @@ impl Programs {
         Ok(())
     }
 
+    /// Attaches programs to these links, by index and name, and to no others. Where the kernel can't have
+    /// that, nothing is done. To be called in the network namespace of the links.
+    ///
+    /// Answers how many were attached.
+    pub(super) fn attach_to(
+        &self,
+        generation: &Generation,
+        devices: &BTreeMap<u32, String>,
+    ) -> Result<usize> {
+        if !PacketProgram::is_possible() {
+            return Ok(0);
+        }
+        let own = self.directory.join(&generation.name);
+        let pins = own.join("tcx");
+        let mut wanted = BTreeMap::new();
+        for direction in DIRECTIONS {
+            let pin = |index: &u32| format!("{index}-{}", direction.name());
+            wanted.extend(devices.iter().map(|(index, name)| (pin(index), (direction, name))));
+        }
+        for surplus in names_in(&pins)?.into_iter().filter(|name| !wanted.contains_key(name)) {
+            remove_file(&pins.join(surplus))?;
+        }
+        let mut count = 0;
+        for (pin, (direction, device)) in wanted {
+            let pin = pins.join(pin);
+            if Link::is_attached(&pin)? {
+                continue;
+            }
+            // One of a link that has gone, whose index another has now.
+            remove_file(&pin)?;
+            let mut program =
+                PacketProgram::open(&own.join("programs").join(direction.name()))?;
+            program.attach(device, direction)?.pin(&pin)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Whether all programs of a generation are attached.
     pub(super) fn works(&self, generation: &Generation) -> Result<bool> {
         self.is_at_work(&generation.name)
-    }
-
-    /// Whether some generation is at work.
-    pub(super) fn any_at_work(&self) -> Result<bool> {
-        for generation in self.generations()? {
-            if self.is_at_work(&generation)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// The cgroup that they are attached to.
@@ -220,7 +295,19 @@ impl Programs {
         Ok(())
     }
 
-    fn is_at_work(&self, generation: &str) -> Result<bool> {
+    /// Whether a program of a generation that was attached to a link is not so any more.
+    pub(super) fn is_loose(&self, generation: &str) -> Result<bool> {
+        let pins = self.directory.join(generation).join("tcx");
+        for name in names_in(&pins)? {
+            if !Link::is_attached(&pins.join(name))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the programs of a generation are attached to the cgroup.
+    pub(super) fn is_at_work(&self, generation: &str) -> Result<bool> {
         let links = self.links(generation);
         for program in PROGRAMS {
             if !Link::is_attached(&links.join(program))? {
@@ -236,21 +323,8 @@ impl Programs {
 
     /// Names of generations, the oldest first.
     fn generations(&self) -> Result<Vec<String>> {
-        let failed = |source: io::Error| {
-            kernel::Error::os(format!("list {}", self.directory.display()), source)
-        };
-        let entries = match fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(failed(source).into()),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            if number_of(&name).is_some() {
-                names.push(name);
-            }
-        }
+        let mut names = names_in(&self.directory)?;
+        names.retain(|name| number_of(name).is_some());
         names.sort_by_key(|name| number_of(name));
         Ok(names)
     }
@@ -258,6 +332,7 @@ impl Programs {
     /// Links first: no program reads tables that are half gone.
     fn remove_generation(&self, name: &str) -> Result<()> {
         remove_directory(&self.links(name))?;
+        remove_directory(&self.directory.join(name).join("tcx"))?;
         remove_directory(&self.directory.join(name))
     }
 
@@ -269,25 +344,46 @@ impl Programs {
             Table::open(&own.join("sets"))?,
             Table::open(&own.join("endpoints"))?,
             Table::open(&own.join("members"))?,
+            Table::open(&own.join("sources"))?,
+            Table::open(&own.join("pods"))?,
+            Table::open(&own.join("virtual_ranges"))?,
+            Table::open(&own.join("devices"))?,
             Table::open(&own.join("node_addresses"))?,
             Table::open(&own.join("node"))?,
-            Table::open(&memory.join("peers"))?,
         );
+        let remembered =
+            (Table::open(&memory.join("translations"))?, Table::open(&memory.join("peers"))?);
         let (
             Some(frontends),
             Some(sets),
             Some(endpoints),
             Some(members),
+            Some(sources),
+            Some(pods),
+            Some(virtual_ranges),
+            Some(devices),
             Some(node_addresses),
             Some(node),
-            Some(peers),
         ) = tables
         else {
             return Ok(None);
         };
-        let capacities = Counts::default();
-        let tables =
-            Tables { frontends, sets, endpoints, members, node_addresses, node, peers, capacities };
+        let (Some(translations), Some(peers)) = remembered else { return Ok(None) };
+        let tables = Tables {
+            frontends,
+            sets,
+            endpoints,
+            members,
+            sources,
+            pods,
+            virtual_ranges,
+            devices,
+            translations,
+            node_addresses,
+            node,
+            peers,
+            capacities: Counts::default(),
+        };
         tables.with_capacities().map(Some)
     }
 }
@@ -299,6 +395,7 @@ impl Tables {
             sets: self.sets.capacity()?,
             endpoints: self.endpoints.capacity()?,
             members: self.members.capacity()?,
+            sources: self.sources.capacity()?,
         };
         Ok(Self { capacities, ..self })
     }
@@ -309,6 +406,7 @@ impl Tables {
             && counts.sets <= self.capacities.sets
             && counts.endpoints.saturating_mul(2) <= self.capacities.endpoints
             && counts.members <= self.capacities.members
+            && counts.sources <= self.capacities.sources
     }
 }
 
@@ -363,6 +461,31 @@ fn number_of(generation: &str) -> Option<u64> {
 
 fn code_of(generation: &str) -> Option<u32> {
     u32::from_str_radix(generation.split_once('-')?.1, 16).ok()
+}
+
+/// Names in a directory; none if it is not there.
+fn names_in(directory: &Path) -> Result<Vec<String>> {
+    let failed =
+        |source: io::Error| kernel::Error::os(format!("list {}", directory.display()), source);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source).into()),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| {
+        Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())
+    };
+    entries.map(name).collect()
+}
+
+/// Removes a file, if it is there.
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(kernel::Error::os(format!("remove {}", path.display()), source).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn make_directory(path: &Path) -> Result<()> {

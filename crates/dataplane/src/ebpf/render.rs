@@ -3,12 +3,16 @@
 //! Pure. A group's elements depend on that group alone.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+use model::Family;
 use plan::{Action, Frontend, Group, Origin};
 
-use super::layout::{self, Deed, FrontendKey, Member, is_seen};
-use crate::number::{port_number, set_number};
+use super::layout::{
+    self, Deed, FrontendKey, Masquerades, Member, SourceRange, Wire, is_seen,
+};
+use crate::number::{hash, port_number, set_number};
 
 /// A day: the longest timeout of affinity in seconds that the API takes.
 const MAX_AFFINITY: u64 = 86_400;
@@ -22,17 +26,26 @@ pub struct Rendered {
     pub sets: BTreeMap<u64, Vec<SocketAddr>>,
     /// Keys of `members`.
     pub members: Vec<Member>,
+    /// Keys of `sources`.
+    pub sources: Vec<SourceRange>,
 }
 
-/// Renders a group.
-pub fn render_group(group: &Group) -> Rendered {
+/// Renders a group. `own` are the node's addresses, by which it is told whether its own sockets may connect
+/// where not everybody may.
+pub fn render_group(group: &Group, own: &[IpAddr]) -> Rendered {
     let mut out = Rendered::default();
     for ip in &group.cluster_ips {
         // Where there is no frontend everything is refused.
         out.frontends.insert(FrontendKey::virtual_address(*ip), layout::Frontend::default());
     }
     for frontend in group.frontends.iter().filter(|f| is_seen(f.key.protocol)) {
-        out.frontends.insert((&frontend.key).into(), value(group, frontend));
+        let key = FrontendKey::from(&frontend.key);
+        let ranges = frontend.allowed_sources.as_ref().map(|ranges| (sources_number(&key), ranges));
+        if let Some((number, ranges)) = &ranges {
+            out.sources.extend(ranges.iter().map(|range| SourceRange::new(*number, *range)));
+        }
+        let sources = ranges.map_or(0, |(number, _)| number);
+        out.frontends.insert(key, value(group, frontend, sources, own));
     }
     for (index, set) in group.sets.iter().enumerate() {
         // One that lost its frontends to another group is led to by nobody.
@@ -50,6 +63,8 @@ pub fn render_group(group: &Group) -> Rendered {
         let number = !port_number(&port.port);
         out.members.extend(port.serving.iter().map(|at| member(number, *at)));
     }
+    out.sources.sort_unstable();
+    out.sources.dedup();
     out.members.sort_unstable();
     out.members.dedup();
     out
@@ -59,14 +74,29 @@ fn member(of: u64, at: SocketAddr) -> Member {
     Member { of, endpoint: at.into(), zero: 0 }
 }
 
-fn value(group: &Group, frontend: &Frontend) -> layout::Frontend {
+/// By which `sources` has who may connect to a frontend; not 0.
+fn sources_number(key: &FrontendKey) -> u64 {
+    let bytes: [u8; FrontendKey::SIZE] = key.to_bytes();
+    hash(&[&bytes]).max(1)
+}
+
+fn value(group: &Group, frontend: &Frontend, sources: u64, own: &[IpAddr]) -> layout::Frontend {
+    let family = frontend.key.family();
+    let may_connect = |ranges: &Vec<IpNet>| {
+        let mut of_family = own.iter().filter(|ip| Family::of(**ip) == family);
+        of_family.any(|ip| ranges.iter().any(|range| range.contains(ip)))
+    };
     let deed = |origin| match frontend.action(origin) {
-        // A socket has no source yet that could be compared.
-        _ if frontend.allowed_sources.is_some() => Deed::Pass,
+        // Its own sockets have no source yet that could be compared.
+        _ if origin == Origin::Node && !frontend.allowed_sources.as_ref().is_none_or(may_connect) => {
+            Deed::Drop
+        }
         Action::Forward { set, .. } => Deed::Send(set_number(&group.sets[*set].id)),
         Action::Reject(_) => Deed::Refuse,
-        // A socket can't be told nothing at all.
-        Action::Drop(_) => Deed::Pass,
+        Action::Drop(_) => Deed::Drop,
+    };
+    let masquerades = |origin| {
+        matches!(frontend.action(origin), Action::Forward { masquerade: true, .. })
     };
     let seconds = frontend.affinity.map_or(0, |a| a.timeout.as_secs().clamp(1, MAX_AFFINITY));
     layout::Frontend {
@@ -74,7 +104,11 @@ fn value(group: &Group, frontend: &Frontend) -> layout::Frontend {
         node: deed(Origin::Node),
         outside: deed(Origin::Outside),
         port: port_number(&frontend.port),
+        sources,
         affinity: u32::try_from(seconds).unwrap_or(u32::MAX),
-        zero: 0,
+        flags: Masquerades {
+            pods: masquerades(Origin::Pod),
+            outside: masquerades(Origin::Outside),
+        },
     }
 }

@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::Family;
+use model::{Family, Protocol};
 use plan::{FrontendAddress, Group, LocalDetector, NodePlan};
 
 use super::layout::{Dispatch, Element, Entry, Fields, SetName};
@@ -28,8 +28,11 @@ pub enum Role {
     /// It translates.
     #[default]
     Translate,
-    /// It translates what no socket has resolved where eBPF does that.
+    /// It translates what no socket has resolved where eBPF does that, on kernels where eBPF can't be at links
+    /// for long.
     Complete,
+    /// It translates what eBPF does not: SCTP.
+    Rest,
     /// IPVS does, on this host.
     Accompany(Arc<Host>),
 }
@@ -102,7 +105,7 @@ impl Role {
     pub(super) fn table(&self) -> &'static str {
         match self {
             Role::Translate => "portolan",
-            Role::Complete => "portolan-ebpf",
+            Role::Complete | Role::Rest => "portolan-ebpf",
             Role::Accompany(_) => "portolan-ipvs",
         }
     }
@@ -115,19 +118,37 @@ impl Role {
     pub(super) fn handover(&self) -> &'static str {
         match self {
             Role::Translate => "portolan-handover",
-            Role::Complete => "portolan-ebpf-handover",
+            Role::Complete | Role::Rest => "portolan-ebpf-handover",
             Role::Accompany(_) => "portolan-ipvs-handover",
         }
     }
 
     /// Renders a group for one family.
     pub(super) fn render_group(&self, group: &Group, family: Family) -> Rendered {
-        let rendered = render_group(group, family);
         match self {
-            Role::Translate | Role::Complete => rendered,
-            Role::Accompany(host) => accompanying(rendered, group, family, host),
+            Role::Translate | Role::Complete => render_group(group, family),
+            Role::Rest => render_group(&rest(group), family),
+            Role::Accompany(host) => {
+                accompanying(render_group(group, family), group, family, host)
+            }
         }
     }
+}
+
+/// Whether eBPF leaves something of a group.
+pub(crate) fn has_rest(group: &Group) -> bool {
+    group.frontends.iter().any(|frontend| frontend.key.protocol == Protocol::Sctp)
+}
+
+/// What eBPF leaves of a group.
+fn rest(group: &Group) -> Group {
+    let mut rest = group.clone();
+    rest.frontends.retain(|frontend| frontend.key.protocol == Protocol::Sctp);
+    if rest.frontends.is_empty() {
+        rest.sets.clear();
+        rest.cluster_ips.clear();
+    }
+    rest
 }
 
 /// What is left of a group where IPVS translates.

@@ -282,13 +282,9 @@ fn another_version_takes_over() {
     let socket = datagram_socket(&hosts.pod_c, &V4);
     assert_eq!(ask(&socket, at(VIP, 80)), (POD_A.to_owned(), at(VIP, 80)));
     // Its maps are no longer taken for those of this version.
-    hosts.node.sh(&format!(
-        "cd {} && for generation in *-*; do case $generation in memory-*) ;; \
-         *) mv $generation ${{generation%-*}}-00000000 ;; esac; done",
-        crate::tampering::PROGRAMS
-    ));
-    let mut backend: Box<dyn Backend> = hosts.node.run(|| Plane::Ebpf.open());
-    crate::load::repeat_under_load("another version takes over", &hosts, 0, || {
+    crate::load::repeat_under_load("another version takes over", &hosts, 2, || {
+        hosts.node.sh(crate::tampering::OTHER_VERSION);
+        let mut backend: Box<dyn Backend> = hosts.node.run(|| Plane::Ebpf.open());
         backend.restore(&whole(&plan_of(&world))).unwrap();
     });
     let names = hosts.node.sh(&format!("ls {}", crate::tampering::PROGRAMS));

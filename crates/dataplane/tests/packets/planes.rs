@@ -155,7 +155,7 @@ impl Plane {
         }
     }
 
-    /// A command that adds a rule which no version of ours has, and which does nothing.
+    /// A command that makes of our rules those of another version: mostly it adds one that does nothing.
     pub(crate) fn strange_rule(self) -> &'static str {
         match self {
             Plane::Nftables => "nft insert rule ip portolan services counter",
@@ -166,7 +166,7 @@ impl Plane {
                 "iptables-legacy -t nat -I PORTOLAN-SERVICES -m comment --comment strange"
             }
             Plane::Ipvs => "nft insert rule ip portolan-ipvs services counter",
-            Plane::Ebpf => "nft insert rule ip portolan-ebpf services counter",
+            Plane::Ebpf => crate::tampering::OTHER_VERSION,
         }
     }
 

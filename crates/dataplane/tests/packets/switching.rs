@@ -54,7 +54,7 @@ fn nothing_is_lost_when_data_planes_are_exchanged() {
         let ours = match plane {
             Plane::Nftables => "table ip portolan {",
             Plane::Ipvs => "portolan-ipvs",
-            Plane::Ebpf => "portolan-ebpf",
+            Plane::Ebpf => "FrontendKey",
             Plane::IptablesNft | Plane::IptablesLegacy => "PORTOLAN-",
         };
         hosts.listing(plane).contains(ours)

@@ -91,6 +91,13 @@ fn whatever_is_changed_is_mended_within_a_second(plane: Plane) {
 pub(crate) const PROGRAMS: &str = "/sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3 == \"cgroup2\" \
      { print $2; exit }' /proc/mounts)$(sed -n s/^0:://p /proc/self/cgroup)\")";
 
+/// Has a shell on the node make the programs those of another version.
+pub(crate) const OTHER_VERSION: &str =
+    "cd /sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3 == \"cgroup2\" \
+     { print $2; exit }' /proc/mounts)$(sed -n s/^0:://p /proc/self/cgroup)\") && \
+     for generation in *-*; do case $generation in memory-*) ;; \
+     *) mv $generation ${generation%-*}-00000000 ;; esac; done";
+
 /// What others do to a data plane, as command lines.
 fn tamperings(plane: Plane) -> Vec<(&'static str, String)> {
     let flavour = match plane {
@@ -120,11 +127,9 @@ fn tamperings(plane: Plane) -> Vec<(&'static str, String)> {
         }
         Plane::Ebpf => {
             return vec![
-                ("a firewall's reload", "nft flush ruleset".to_owned()),
                 ("a program is detached", format!("rm {PROGRAMS}/*/links/connect4")),
+                ("the other family", format!("rm {PROGRAMS}/*/links/sendmsg6")),
                 ("all of it goes", format!("rm -r {PROGRAMS}")),
-                ("a hook is emptied", "nft flush chain ip portolan-ebpf prerouting".to_owned()),
-                ("the other family", "nft flush chain ip6 portolan-ebpf services".to_owned()),
             ];
         }
         Plane::IptablesNft => "nft",

@@ -257,7 +257,15 @@ fn converse(mut stream: TcpStream, address: SocketAddr, client: IpAddr, is_endin
     let mut buffer = vec![0; 65_536];
     while !is_ending.load(Ordering::Relaxed) {
         let length = match stream.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            // With a timeout a call is not begun again after a signal.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
             Ok(0) | Err(_) => return,
             Ok(length) => length,
         };

@@ -26,11 +26,12 @@ impl Link {
         self.link.pin(path).map(drop).map_err(|error| failed(&error))
     }
 
-    /// Whether a program is attached to a cgroup by this name: a link that was detached keeps its name.
+    /// Whether a program is attached by this name: a link that was detached, or whose place has gone, keeps
+    /// its name.
     pub fn is_attached(path: &Path) -> Result<bool> {
         let failed = |source| Error::os(format!("look at link {}", path.display()), source);
         match syscall::open(path) {
-            Ok(fd) => Ok(syscall::link_info(fd.as_fd()).map_err(failed)?.cgroup != 0),
+            Ok(fd) => Ok(syscall::link_info(fd.as_fd()).map_err(failed)?.is_attached()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(source) => Err(failed(source)),
         }

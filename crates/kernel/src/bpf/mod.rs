@@ -6,6 +6,7 @@
 
 mod link;
 mod object;
+mod packet;
 mod syscall;
 mod table;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 
 pub use link::Link;
 pub use object::{Object, Sizes};
+pub use packet::{Direction, PacketProgram};
 pub use table::Table;
 
 use crate::{Result, mount};

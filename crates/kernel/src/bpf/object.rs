@@ -54,6 +54,15 @@ impl Object {
         Table::new(fd.map_err(|source| Error::os(operation(), source))?, name)
     }
 
+    /// Loads a program on packets and gives it a name in the BPF file system.
+    pub fn pin_packet_program(&mut self, program: &str, path: &Path) -> Result<()> {
+        let operation = format!("load program {program}");
+        let found = self.ebpf.program_mut(program).ok_or_else(|| missing(&operation))?;
+        let Program::SchedClassifier(found) = found else { return Err(missing(&operation)) };
+        found.load().map_err(|error| failed(&operation, &error))?;
+        found.pin(path).map_err(|error| failed(&operation, &error))
+    }
+
     /// Loads a program on socket addresses, and attaches it to a cgroup beside those of others.
     pub fn attach_to_cgroup(&mut self, program: &str, cgroup: &Cgroup) -> Result<Link> {
         let operation = format!("attach program {program} to cgroup {}", cgroup.path().display());
@@ -102,9 +111,11 @@ impl Aligned {
 fn data(map: &aya::maps::Map) -> Option<&MapData> {
     use aya::maps::Map;
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::SkStorage(data) => {
-            Some(data)
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::SkStorage(data) => Some(data),
         _ => None,
     }
 }
@@ -117,7 +128,7 @@ fn missing(operation: &str) -> Error {
 }
 
 /// The library's errors end in what the kernel has said; the verifier's words are cut to the last.
-fn failed(operation: &str, error: &dyn std::error::Error) -> Error {
+pub(super) fn failed(operation: &str, error: &dyn std::error::Error) -> Error {
     let mut text = error.to_string();
     let mut errno = None;
     let mut source = error.source();

@@ -143,10 +143,22 @@ pub(super) struct LinkInfo {
     pub(super) id: u32,
     pub(super) program: u32,
     padding: u32,
-    /// 0 once it is detached.
-    pub(super) cgroup: u64,
+    /// The id of a cgroup, or in the first half the index of a device; 0 once it is detached.
+    place: [u32; 2],
     attach_type: u32,
     padding_at_end: u32,
+}
+
+/// `BPF_LINK_TYPE_TCX`.
+const TCX: u32 = 11;
+
+impl LinkInfo {
+    pub(super) fn is_attached(&self) -> bool {
+        match self.kind {
+            TCX => self.place[0] != 0,
+            _ => self.place != [0; 2],
+        }
+    }
 }
 
 /// What is known of a link.

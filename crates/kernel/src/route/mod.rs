@@ -6,6 +6,7 @@
 mod address;
 mod link;
 mod local;
+mod monitor;
 mod neighbour;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod unicast;
 pub use address::{Address, RefusedAddress};
 pub use link::{Link, LinkChange, Mac, VethEnd};
 pub use local::LocalRoute;
+pub use monitor::Monitor;
 pub use unicast::{NextHop, Route};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

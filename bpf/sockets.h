@@ -1,72 +1,28 @@
-// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Services resolved where a socket learns its peer: connect(2), sendmsg(2), recvmsg(2), getpeername(2).
  *
  * A socket that asks for a frontend is given an endpoint, so that its packets carry the pod's address from
  * the start. Attached to a cgroup, for every socket of processes below it, of pods and of the node itself.
  *
- * What is left to packets (PASS) is not touched here: whoever may connect only from some sources, since a
- * socket has no source yet; what is to be lost in silence; every protocol but TCP and UDP.
+ * What is not touched here is looked at as packets: frontends that not everybody may connect to, since a socket
+ * has no source yet; what is to be lost in silence; every protocol but TCP and UDP.
  */
-#include <linux/bpf.h>
+#ifndef PORTOLAN_SOCKETS_H
+#define PORTOLAN_SOCKETS_H
+
 #include <linux/errno.h>
 #include <linux/in.h>
 
-#include <stdbool.h>
-
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-
-#include "portolan.h"
-
-/* From sys/socket.h, whose own header does not suit this target. */
-#define SOCK_STREAM 1
-#define SOCK_DGRAM 2
+#include "tables.h"
 
 /* What a program answers: the call goes on, or it fails with what bpf_set_retval was told. */
 #define PROCEED 1
 #define FAIL 0
 
-/* How often a set is looked up that changes at that very moment. */
-#define ATTEMPTS 3
-
-/* Sizes are set by the loader. Entries are allocated as they come. */
-#define TABLE(name, key_type, value_type)                                     \
-	struct {                                                              \
-		__uint(type, BPF_MAP_TYPE_HASH);                              \
-		__uint(max_entries, 1);                                       \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                         \
-		__type(key, key_type);                                        \
-		__type(value, value_type);                                    \
-	} name SEC(".maps")
-
-/* What is remembered of those who come: the eldest make room. */
-#define MEMORY(name, key_type, value_type)                                    \
-	struct {                                                              \
-		__uint(type, BPF_MAP_TYPE_LRU_HASH);                          \
-		__uint(max_entries, 1);                                       \
-		__type(key, key_type);                                        \
-		__type(value, value_type);                                    \
-	} name SEC(".maps")
-
-TABLE(frontends, struct frontend_key, struct frontend);
-TABLE(sets, __u64, struct set);
-TABLE(endpoints, struct slot, struct endpoint);
-TABLE(members, struct member, __u32);
-/* Addresses of the node that accept node ports. */
-TABLE(node_addresses, struct address, __u32);
-
-MEMORY(affinities, struct client, struct remembered);
 /* Which endpoint a socket's datagrams go to, and who is to be shown as the sender of its answers. */
 MEMORY(flows, struct datagrams, struct endpoint);
 MEMORY(replies, struct datagrams, struct endpoint);
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct node);
-} node SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -75,114 +31,11 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
-static __always_inline bool is_same(const struct endpoint *one, const struct endpoint *other)
-{
-	return one->address.word[0] == other->address.word[0] &&
-	       one->address.word[1] == other->address.word[1] &&
-	       one->address.word[2] == other->address.word[2] &&
-	       one->address.word[3] == other->address.word[3] && one->port == other->port;
-}
-
-static __always_inline bool is_v4(const struct address *address)
-{
-	return address->word[0] == 0 && address->word[1] == 0 && address->word[2] == bpf_htonl(0xffff);
-}
-
-static __always_inline struct address v4(__be32 address)
-{
-	struct address mapped = {{0, 0, bpf_htonl(0xffff), address}};
-	return mapped;
-}
-
 /* The cookie of a namespace in the place of a client's address: a socket may have none yet. */
 static __always_inline struct address by_namespace(__u64 cookie)
 {
 	struct address client = {{0, bpf_htonl(0xfffffffe), (__u32)(cookie >> 32), (__u32)cookie}};
 	return client;
-}
-
-/* The frontend that a connection meets, if any. */
-static __always_inline struct frontend *find_frontend(const struct endpoint *to, __u8 protocol,
-						      bool is_of_node, bool *is_refused)
-{
-	struct frontend_key key = {.address = to->address, .port = to->port, .protocol = protocol};
-	struct frontend *found = bpf_map_lookup_elem(&frontends, &key);
-
-	if (found)
-		return found;
-	__u32 *accepts = bpf_map_lookup_elem(&node_addresses, &to->address);
-
-	if (accepts) {
-		if (*accepts == FOR_NODE && !is_of_node)
-			return NULL;
-		key.address.word[3] = 0;
-		if (!is_v4(&to->address)) {
-			key.address.word[0] = 0;
-			key.address.word[1] = 0;
-			key.address.word[2] = 0;
-		}
-		return bpf_map_lookup_elem(&frontends, &key);
-	}
-	key.port = 0;
-	key.protocol = 0;
-	*is_refused = bpf_map_lookup_elem(&frontends, &key) != NULL;
-	return NULL;
-}
-
-static __always_inline bool is_member(__u64 of, const struct endpoint *endpoint)
-{
-	struct member key = {.of = of, .endpoint = *endpoint};
-
-	return bpf_map_lookup_elem(&members, &key) != NULL;
-}
-
-/* Any endpoint of a set, each as likely as the others. */
-static __always_inline bool choose(__u64 number, struct endpoint *chosen)
-{
-	for (int i = 0; i < ATTEMPTS; i++) {
-		struct set *set = bpf_map_lookup_elem(&sets, &number);
-
-		if (!set)
-			return false;
-		/* List and length in one, and only then whose they are. */
-		__u64 list = *(volatile __u64 *)&set->list;
-
-		if (*(volatile __u64 *)&set->number != number)
-			continue;
-		__u32 count = list >> 32;
-		struct slot slot = {.list = (__u32)list};
-
-		if (count > 1)
-			slot.index = bpf_get_prandom_u32() % count;
-		struct endpoint *found = bpf_map_lookup_elem(&endpoints, &slot);
-
-		if (found) {
-			*chosen = *found;
-			return true;
-		}
-	}
-	return false;
-}
-
-/* As choose, but a client that was there within the time of affinity gets the same as before. */
-static __always_inline bool choose_for(const struct frontend *frontend, __u64 set, __u64 namespace,
-				       struct endpoint *chosen)
-{
-	if (!frontend->affinity)
-		return choose(set, chosen);
-
-	struct client client = {.port = frontend->port, .address = by_namespace(namespace)};
-	struct remembered *known = bpf_map_lookup_elem(&affinities, &client);
-	struct remembered now = {.seen = bpf_ktime_get_ns()};
-
-	if (known && now.seen - known->seen <= frontend->affinity * 1000000000ULL &&
-	    is_member(set, &known->endpoint))
-		now.endpoint = known->endpoint;
-	else if (!choose(set, &now.endpoint))
-		return false;
-	bpf_map_update_elem(&affinities, &client, &now, BPF_ANY);
-	*chosen = now.endpoint;
-	return true;
 }
 
 /* What is done with connections of a socket to a frontend. */
@@ -228,12 +81,15 @@ static __always_inline enum outcome resolve(struct bpf_sock_addr *ctx, const str
 		return is_refused ? refusal : UNTOUCHED;
 	__u64 set = action(frontend, to, own, is_of_node);
 
-	if (set == PASS)
+	/* A socket can't be told nothing at all, and has no source yet; the node's own was looked at before. */
+	if (set == DROP || (frontend->sources && !is_of_node))
 		return UNTOUCHED;
 	if (set == REFUSE)
 		return refusal;
+	struct address client = by_namespace(namespace);
+
 	if (is_connecting)
-		return choose_for(frontend, set, namespace, given) ? GIVEN : UNTOUCHED;
+		return choose_for(frontend, set, &client, given) ? GIVEN : UNTOUCHED;
 
 	/* Datagrams of a socket go on to the same endpoint as long as that serves. */
 	struct datagrams flow = {.socket = bpf_get_socket_cookie(ctx), .peer = *to};
@@ -242,7 +98,7 @@ static __always_inline enum outcome resolve(struct bpf_sock_addr *ctx, const str
 	if (before && is_member(~frontend->port, before)) {
 		*given = *before;
 	} else {
-		if (!choose_for(frontend, set, namespace, given))
+		if (!choose_for(frontend, set, &client, given))
 			return UNTOUCHED;
 		bpf_map_update_elem(&flows, &flow, given, BPF_ANY);
 	}
@@ -283,7 +139,7 @@ static __always_inline void forget(struct bpf_sock_addr *ctx, const struct endpo
 		bpf_map_delete_elem(&replies, &reply);
 }
 
-static __always_inline int refuse(void)
+static __always_inline int refuse_call(void)
 {
 	bpf_set_retval(-ECONNREFUSED);
 	return FAIL;
@@ -295,7 +151,7 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, const struct endpoint
 {
 	switch (resolve(ctx, to, is_connecting, given)) {
 	case REFUSED:
-		return refuse();
+		return refuse_call();
 	case GIVEN:
 		*is_given = true;
 		if (is_connecting)
@@ -310,7 +166,7 @@ static __always_inline int lead(struct bpf_sock_addr *ctx, const struct endpoint
 
 static __always_inline struct endpoint peer4(struct bpf_sock_addr *ctx)
 {
-	struct endpoint peer = {.address = v4(ctx->user_ip4), .port = (__be16)ctx->user_port};
+	struct endpoint peer = {.address = mapped(ctx->user_ip4), .port = (__be16)ctx->user_port};
 	return peer;
 }
 
@@ -448,4 +304,4 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	return show6(ctx, false);
 }
 
-char _license[] SEC("license") = "GPL";
+#endif

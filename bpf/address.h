@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Addresses of both families in one form. */
+#ifndef PORTOLAN_ADDRESS_H
+#define PORTOLAN_ADDRESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "portolan.h"
+
+static __always_inline struct address mapped(__be32 address)
+{
+	struct address v4 = {{0, 0, bpf_htonl(0xffff), address}};
+	return v4;
+}
+
+static __always_inline bool is_v4(const struct address *address)
+{
+	return address->word[0] == 0 && address->word[1] == 0 && address->word[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool is_same_address(const struct address *one, const struct address *other)
+{
+	return one->word[0] == other->word[0] && one->word[1] == other->word[1] &&
+	       one->word[2] == other->word[2] && one->word[3] == other->word[3];
+}
+
+static __always_inline bool is_same(const struct endpoint *one, const struct endpoint *other)
+{
+	return is_same_address(&one->address, &other->address) && one->port == other->port;
+}
+
+#endif

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Services translated at links, for what no socket here has asked: what comes from other hosts, and from
+ * pods whose sockets are not in our cgroup.
+ *
+ * Destinations are changed where a packet comes in, before it is routed; sources where it goes out, after
+ * that. For a connection from a client C to a Service V that is led to the endpoint E, by the node N:
+ *
+ *              comes in          is routed         goes out
+ *   request    C -> V            C -> E            N -> E    (C -> E, if not masqueraded)
+ *   answer     E -> N            E -> C            V -> C
+ *
+ * Each of the four changes is an element of `translations`, found by the packet as it is at that place.
+ */
+#ifndef PORTOLAN_DEVICES_H
+#define PORTOLAN_DEVICES_H
+
+#include <linux/pkt_cls.h>
+
+#include "packet.h"
+#include "refusal.h"
+#include "tables.h"
+
+/* What a program answers: others are asked too, or the packet is lost. */
+#define NEXT TC_ACT_UNSPEC
+#define LOST TC_ACT_SHOT
+
+/* How long a UDP client may be silent before its next datagram is led anew. */
+#define UDP_TIMEOUT (120 * SECOND)
+/* How long a silent connection keeps its source port from others. */
+#define PORT_TIMEOUT (300 * SECOND)
+/* Privileged source ports, below which well-known servers have theirs. */
+#define FIRST_PRIVILEGED 600
+#define FIRST_UNPRIVILEGED 1024
+/* How often another source port is tried. */
+#define TRIES 16
+
+MEMORY(translations, struct tuple, struct translation);
+
+TABLE(devices, __u32, struct device);
+
+#define RANGES(name, key_type)                                                \
+	struct {                                                              \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                          \
+		__uint(max_entries, 1);                                       \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                         \
+		__type(key, key_type);                                        \
+		__type(value, __u32);                                         \
+	} name SEC(".maps")
+
+/* Addresses of pods. */
+RANGES(pods, struct range);
+/* Virtual addresses: where there is no frontend nothing is. */
+RANGES(virtual_ranges, struct range);
+/* Who may connect to frontends that not everybody may connect to. */
+RANGES(sources, struct source_range);
+
+/* What all fragments of a packet have. */
+struct fragment {
+	struct address source;
+	struct address destination;
+	__u32 identification;
+	__u32 protocol;
+};
+
+/* The ports of fragments, which only the first one has. */
+MEMORY(fragments, struct fragment, __u32);
+
+static __always_inline struct translation *find_translation(struct tuple *tuple, __u8 hook)
+{
+	tuple->hook = hook;
+	return bpf_map_lookup_elem(&translations, tuple);
+}
+
+static __always_inline bool is_in(void *ranges, const struct address *address)
+{
+	struct range key = {.length = 128, .address = *address};
+
+	return bpf_map_lookup_elem(ranges, &key) != NULL;
+}
+
+static __always_inline bool may_connect(const struct frontend *frontend, const struct address *source)
+{
+	struct source_range key = {.length = 192, .address = *source};
+
+	if (!frontend->sources)
+		return true;
+	key.of[0] = (__u32)frontend->sources;
+	key.of[1] = (__u32)(frontend->sources >> 32);
+	return bpf_map_lookup_elem(&sources, &key) != NULL;
+}
+
+/* Gives a fragment the ports that the first one of its packet has. */
+static __always_inline bool complete_fragment(struct packet *packet)
+{
+	struct fragment key = {
+		.source = packet->tuple.source.address,
+		.destination = packet->tuple.destination.address,
+		.identification = packet->fragment,
+		.protocol = packet->tuple.protocol,
+	};
+
+	if (packet->is_first) {
+		__u32 ports = packet->tuple.source.port |
+			      (__u32)packet->tuple.destination.port << 16;
+
+		bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
+	} else if (packet->is_later) {
+		__u32 *ports = bpf_map_lookup_elem(&fragments, &key);
+
+		if (!ports)
+			return false;
+		packet->tuple.source.port = (__be16)*ports;
+		packet->tuple.destination.port = (__be16)(*ports >> 16);
+	}
+	return true;
+}
+
+static __always_inline bool begins(const struct packet *packet)
+{
+	return packet->tuple.protocol != IPPROTO_TCP ||
+	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
+/* Whether what is known of a client's connection is not about this packet, which begins another. */
+static __always_inline bool is_over(const struct translation *known, const struct packet *packet)
+{
+	if (!(known->flags & IS_REQUEST))
+		return false;
+	if (packet->tuple.protocol == IPPROTO_TCP)
+		return begins(packet) && known->flags & IS_ESTABLISHED;
+	return bpf_ktime_get_ns() - known->seen > UDP_TIMEOUT || !is_member(~known->port, &known->to);
+}
+
+/* Whether a translation is used by a connection, as far as can be told. */
+static __always_inline bool is_used(const struct translation *known)
+{
+	return bpf_ktime_get_ns() - known->seen < PORT_TIMEOUT;
+}
+
+/*
+ * Finds an endpoint for a client's new connection and writes down how its packets are changed: the
+ * destination of requests, and the source of answers. The source of requests follows where they go out.
+ */
+static __always_inline bool begin(const struct packet *packet, const struct frontend *frontend,
+				  __u64 set, bool is_masqueraded, struct endpoint *chosen)
+{
+	const struct tuple *tuple = &packet->tuple;
+	struct tuple key = {.source = tuple->source, .protocol = tuple->protocol};
+	struct translation value = {.port = frontend->port, .seen = bpf_ktime_get_ns()};
+
+	if (!choose_for(frontend, set, &tuple->source.address, chosen))
+		return false;
+	/* One that talks to itself would not take an answer from itself for one of the Service. */
+	if (is_same_address(&chosen->address, &tuple->source.address))
+		is_masqueraded = true;
+
+	/* Where requests go out: also if they stay as they are, something of an earlier one may be there. */
+	key.destination = *chosen;
+	key.hook = AT_EGRESS;
+	if (is_masqueraded) {
+		value.flags = IS_REQUEST | TO_BE_MASQUERADED;
+		if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
+			return false;
+	} else {
+		bpf_map_delete_elem(&translations, &key);
+	}
+
+	key.source = *chosen;
+	key.destination = tuple->source;
+	value.flags = 0;
+	value.to = tuple->destination;
+	if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
+		return false;
+
+	key.source = tuple->source;
+	key.destination = tuple->destination;
+	key.hook = AT_INGRESS;
+	value.flags = IS_REQUEST;
+	value.to = *chosen;
+	return !bpf_map_update_elem(&translations, &key, &value, BPF_ANY);
+}
+
+/*
+ * A source port for a masqueraded connection: neither a node port, nor one that the node itself uses. A
+ * privileged one for who has such a one: some servers take it for a proof.
+ */
+static __always_inline __be16 some_port(const struct node *own, __be16 of_client)
+{
+	if (bpf_ntohs(of_client) < FIRST_UNPRIVILEGED)
+		return bpf_htons(FIRST_PRIVILEGED + bpf_get_prandom_u32() %
+							    (FIRST_UNPRIVILEGED - FIRST_PRIVILEGED));
+	__u32 first = own->low_ports, all = first + own->high_ports;
+
+	if (!all)
+		return of_client;
+	__u32 number = bpf_get_prandom_u32() % all;
+
+	return bpf_htons(number < first ? own->low_port + number : own->high_port + number - first);
+}
+
+/* Finds a source for a connection that leaves by a link, and has answers to it brought to the client. */
+static __always_inline bool masquerade(const struct packet *packet, const struct device *device,
+				       struct translation *known)
+{
+	__u32 first = 0;
+	struct node *own = bpf_map_lookup_elem(&node, &first);
+	struct tuple answer = {
+		.source = packet->tuple.destination,
+		.protocol = packet->tuple.protocol,
+		.hook = AT_INGRESS,
+	};
+	struct translation back = {
+		.to = packet->tuple.source, .port = known->port, .seen = bpf_ktime_get_ns()};
+
+	if (!own)
+		return false;
+	/* Not by a computed offset, of which the verifier does not see how far it goes. */
+	if (packet->is_v6) {
+		answer.destination.address = device->v6;
+		barrier();
+	} else {
+		answer.destination.address = device->v4;
+	}
+	for (int i = 0; i < TRIES; i++) {
+		answer.destination.port = some_port(own, packet->tuple.source.port);
+		if (bpf_map_update_elem(&translations, &answer, &back, BPF_NOEXIST)) {
+			struct translation *other = bpf_map_lookup_elem(&translations, &answer);
+
+			if (other && is_used(other))
+				continue;
+			if (bpf_map_update_elem(&translations, &answer, &back, BPF_ANY))
+				continue;
+		}
+		known->to = answer.destination;
+		known->flags &= ~TO_BE_MASQUERADED;
+		return true;
+	}
+	return false;
+}
+
+/* Notes that a connection goes on. */
+static __always_inline void note(struct translation *known, const struct packet *packet)
+{
+	known->seen = bpf_ktime_get_ns();
+	if (!begins(packet))
+		known->flags |= IS_ESTABLISHED;
+}
+
+#define LOOPBACK_V4 bpf_htonl(0x7f000000)
+#define LOOPBACK_MASK bpf_htonl(0xff000000)
+
+/* What no link brings from anybody else (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3). */
+static __always_inline bool is_loopback(const struct address *address)
+{
+	if (is_v4(address))
+		return (address->word[3] & LOOPBACK_MASK) == LOOPBACK_V4;
+	return !address->word[0] && !address->word[1] && !address->word[2] &&
+	       address->word[3] == bpf_htonl(1);
+}
+
+SEC("classifier/ingress")
+int ingress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	__u32 link = skb->ifindex;
+	struct device *device = bpf_map_lookup_elem(&devices, &link);
+
+	if (!device || !read_packet(skb, device->header, &packet))
+		return NEXT;
+	struct tuple *tuple = &packet.tuple;
+
+	if (is_loopback(&tuple->destination.address))
+		return LOST;
+	/* To what tells of a failure nobody answers. */
+	if (packet.is_error)
+		return NEXT;
+	bool has_ports = tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+
+	if (has_ports && !complete_fragment(&packet))
+		return NEXT;
+	struct translation *known = has_ports ? find_translation(tuple, AT_INGRESS) : NULL;
+
+	if (known && !is_over(known, &packet)) {
+		struct endpoint to = known->to;
+
+		note(known, &packet);
+		return write_endpoint(skb, &packet, false, &tuple->destination, &to) ? NEXT : LOST;
+	}
+	if (has_ports && !begins(&packet))
+		return NEXT;
+	bool is_virtual = !has_ports && is_virtual_address(&tuple->destination.address);
+	struct frontend *frontend =
+		has_ports ? find_frontend(&tuple->destination, tuple->protocol, false, &is_virtual)
+			  : NULL;
+
+	if (!frontend) {
+		if (is_virtual)
+			return refuse(skb, &packet, device, 0);
+		return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
+	}
+	if (!may_connect(frontend, &tuple->source.address))
+		return LOST;
+	bool is_pod = device->flags & OF_PODS || is_in(&pods, &tuple->source.address);
+	__u64 set = is_pod ? frontend->pod : frontend->outside;
+	bool is_masqueraded =
+		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
+	struct endpoint chosen = {};
+
+	if (set == DROP)
+		return LOST;
+	if (set == REFUSE)
+		return refuse(skb, &packet, device, 0);
+	if (!begin(&packet, frontend, set, is_masqueraded, &chosen))
+		return LOST;
+	return write_endpoint(skb, &packet, false, &tuple->destination, &chosen) ? NEXT : LOST;
+}
+
+SEC("classifier/egress")
+int egress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	__u32 link = skb->ifindex;
+	struct device *device = bpf_map_lookup_elem(&devices, &link);
+
+	if (!device || !read_packet(skb, device->header, &packet))
+		return NEXT;
+	struct tuple *tuple = &packet.tuple;
+	bool has_ports = tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+
+	if (packet.is_error || (has_ports && !complete_fragment(&packet)))
+		return NEXT;
+	struct translation *known = has_ports ? find_translation(tuple, AT_EGRESS) : NULL;
+
+	if (known) {
+		if (known->flags & TO_BE_MASQUERADED && !masquerade(&packet, device, known))
+			return LOST;
+		struct endpoint to = known->to;
+
+		note(known, &packet);
+		return write_endpoint(skb, &packet, true, &tuple->source, &to) ? NEXT : LOST;
+	}
+	/* What came from elsewhere was looked at when it came. */
+	if (skb->ingress_ifindex)
+		return NEXT;
+	/* What the node sends to a virtual address was not led anywhere by its socket. */
+	bool is_virtual = !has_ports && is_virtual_address(&tuple->destination.address);
+	struct frontend *frontend =
+		has_ports ? find_frontend(&tuple->destination, tuple->protocol, true, &is_virtual)
+			  : NULL;
+
+	if (frontend) {
+		if (frontend->node == DROP)
+			return LOST;
+		return frontend->node == REFUSE && begins(&packet)
+			       ? refuse(skb, &packet, device, BPF_F_INGRESS)
+			       : NEXT;
+	}
+	if (is_virtual)
+		return refuse(skb, &packet, device, BPF_F_INGRESS);
+	return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
+}
+
+#endif

@@ -1,0 +1,155 @@
+//! What programs are told of the node: its addresses and links, where pods are, and which ports it may use.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use kernel::netns::{self, Netns};
+use kernel::route::{self, Rtnetlink};
+use kernel::sysctl;
+use model::Family;
+use plan::{LocalDetector, NodePlan};
+
+use super::layout::{Accepts, Address, Device, Families, Node, Range};
+use crate::Result;
+use crate::ports::NODE_PORTS;
+
+/// Source ports of masqueraded connections: unprivileged.
+const FIRST_PORT: u16 = 1024;
+/// Ports that the node's own connections get, if nothing is said (ip(7)).
+const LOCAL_PORTS: RangeInclusive<u16> = 32768..=60999;
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+/// `IFF_LOOPBACK`.
+const LOOPBACK: u32 = 8;
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    pub(super) node: Node,
+    /// Its addresses that accept node ports.
+    pub(super) addresses: HashMap<Address, Accepts>,
+    /// Its primary addresses.
+    pub(super) own: Vec<IpAddr>,
+    /// Its links that packets come and go by, by their index.
+    pub(super) devices: BTreeMap<u32, Device>,
+    /// Their names.
+    pub(super) names: BTreeMap<u32, String>,
+    /// Where pods are.
+    pub(super) pods: BTreeSet<Range>,
+    /// Where virtual addresses are.
+    pub(super) virtual_ranges: BTreeSet<Range>,
+}
+
+impl Host {
+    /// What a plan, and the kernel, tell of a network namespace.
+    pub(super) fn of(plan: &NodePlan, netns: &Netns, rtnetlink: &mut Rtnetlink) -> Result<Self> {
+        let addresses = rtnetlink.addresses()?;
+        let accepts = |ip: IpAddr| {
+            // Sockets of the node reach a node port by loopback where it is not said which addresses have it.
+            let on_all = || plan.node.node_port_ranges(Family::of(ip)).is_none();
+            match ip.is_loopback() {
+                true => on_all().then_some(Accepts::Node),
+                false => plan.node.accepts_node_ports(ip).then_some(Accepts::All),
+            }
+        };
+        let mut host = Self {
+            own: plan.node.addresses.clone(),
+            virtual_ranges: plan.service_ranges.iter().map(|range| (*range).into()).collect(),
+            ..Self::default()
+        };
+        let all = addresses.iter().map(|address| address.net.addr());
+        host.addresses = all.filter_map(|ip| Some((ip.into(), accepts(ip)?))).collect();
+        let detector = &plan.node.settings.local_detector;
+        if let LocalDetector::Sources(ranges) = detector {
+            host.pods = ranges.iter().map(|range| (*range).into()).collect();
+        }
+        // What comes by a port of a bridge comes by the bridge.
+        let is_way = |link: &route::Link| link.flags & LOOPBACK == 0 && link.master.is_none();
+        for link in rtnetlink.links()?.into_iter().filter(is_way) {
+            let address = |family: Family| -> Address {
+                let is_usable =
+                    |ip: &IpAddr| Family::of(*ip) == family && !is_link_local(*ip);
+                let of_link = addresses.iter().filter(|address| address.index == link.index);
+                let of_link = of_link.map(|address| address.net.addr()).find(is_usable);
+                let own = || host.own.iter().copied().find(|ip| Family::of(*ip) == family);
+                of_link.or_else(own).map(Address::from).unwrap_or_default()
+            };
+            let is_of_pods = match detector {
+                LocalDetector::Interface(name) => *name == link.name,
+                LocalDetector::InterfacePrefix(prefix) => link.name.starts_with(prefix.as_str()),
+                LocalDetector::None | LocalDetector::Sources(_) => false,
+            };
+            let device = Device {
+                v4: address(Family::V4),
+                v6: address(Family::V6),
+                header: if link.mac.is_some() { ETHERNET } else { 0 },
+                flags: u32::from(is_of_pods),
+            };
+            host.devices.insert(link.index, device);
+            host.names.insert(link.index, link.name);
+        }
+        let (low, high) = netns.within(source_ports)?;
+        host.node = Node {
+            netns: netns.within(netns::cookie)??,
+            pods: Families::of(|family| plan.node.detects_pods(family)),
+            low_port: *low.start(),
+            low_ports: count(&low),
+            high_port: *high.start(),
+            high_ports: count(&high),
+            zero: 0,
+        };
+        Ok(host)
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The ports that masqueraded connections get as their source: those below and those above node ports, but
+/// for those that the node's own connections get.
+fn source_ports() -> (RangeInclusive<u16>, RangeInclusive<u16>) {
+    let local = sysctl::read("net/ipv4/ip_local_port_range").ok();
+    let local = local.as_deref().and_then(parse_range).unwrap_or(LOCAL_PORTS);
+    let (low, high) = (FIRST_PORT..=NODE_PORTS.start() - 1, NODE_PORTS.end() + 1..=u16::MAX);
+    let without = |range: &RangeInclusive<u16>| {
+        let below = *range.start()..=(*range.end()).min(local.start().saturating_sub(1));
+        let above = (*range.start()).max(local.end().saturating_add(1))..=*range.end();
+        if count(&below) > count(&above) { below } else { above }
+    };
+    match (without(&low), without(&high)) {
+        // The node's own connections leave none.
+        (below, above) if count(&below) == 0 && count(&above) == 0 => (low, high),
+        both => both,
+    }
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut words = text.split_whitespace();
+    Some(words.next()?.parse().ok()?..=words.next()?.parse().ok()?)
+}
+
+/// How many ports there are.
+fn count(range: &RangeInclusive<u16>) -> u16 {
+    match range.is_empty() {
+        true => 0,
+        false => (range.end() - range.start()).saturating_add(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_counted() {
+        assert_eq!(count(&(1024..=29999)), 28976);
+        assert_eq!(count(&(5..=4)), 0);
+        assert_eq!(parse_range("32768\t60999\n"), Some(32768..=60999));
+        assert_eq!(parse_range("32768"), None);
+    }
+}
