@@ -27,8 +27,9 @@
 
 /* How long a UDP client may be silent before its next datagram is led anew. */
 #define UDP_TIMEOUT (120 * SECOND)
-/* How long a silent connection keeps its source port from others. */
-#define PORT_TIMEOUT (300 * SECOND)
+/* How long a connection that never was, or that has been closed, keeps its source port from others. */
+#define OPENING_TIMEOUT (120 * SECOND)
+#define CLOSING_TIMEOUT (10 * SECOND)
 /* Privileged source ports, below which well-known servers have theirs. */
 #define FIRST_PRIVILEGED 600
 #define FIRST_UNPRIVILEGED 1024
@@ -133,9 +134,16 @@ static __always_inline bool is_over(const struct translation *known, const struc
 }
 
 /* Whether a translation is used by a connection, as far as can be told. */
-static __always_inline bool is_used(const struct translation *known)
+static __always_inline bool is_used(const struct translation *known, __u8 protocol)
 {
-	return bpf_ktime_get_ns() - known->seen < PORT_TIMEOUT;
+	__u64 age = bpf_ktime_get_ns() - known->seen;
+
+	if (protocol != IPPROTO_TCP)
+		return age < UDP_TIMEOUT;
+	if (known->flags & (IS_CLOSING | IS_RESET))
+		return age < CLOSING_TIMEOUT;
+	/* One that is silent may go on after days. */
+	return known->flags & IS_ESTABLISHED || age < OPENING_TIMEOUT;
 }
 
 /*
@@ -227,7 +235,7 @@ static __always_inline bool masquerade(const struct packet *packet, const struct
 		if (bpf_map_update_elem(&translations, &answer, &back, BPF_NOEXIST)) {
 			struct translation *other = bpf_map_lookup_elem(&translations, &answer);
 
-			if (other && is_used(other))
+			if (other && is_used(other, answer.protocol))
 				continue;
 			if (bpf_map_update_elem(&translations, &answer, &back, BPF_ANY))
 				continue;
@@ -242,9 +250,19 @@ static __always_inline bool masquerade(const struct packet *packet, const struct
 /* Notes that a connection goes on. */
 static __always_inline void note(struct translation *known, const struct packet *packet)
 {
+	__u32 flags = 0;
+
 	known->seen = bpf_ktime_get_ns();
-	if (!begins(packet))
-		known->flags |= IS_ESTABLISHED;
+	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later)
+		return;
+	if (!(packet->tcp_flags & TCP_SYN))
+		flags |= IS_ESTABLISHED;
+	if (packet->tcp_flags & TCP_FIN)
+		flags |= IS_CLOSING;
+	if (packet->tcp_flags & TCP_RST)
+		flags |= IS_RESET;
+	if ((known->flags | flags) != known->flags)
+		known->flags |= flags;
 }
 
 #define LOOPBACK_V4 bpf_htonl(0x7f000000)

@@ -163,8 +163,11 @@ struct translation {
 #define IS_REQUEST 1
 /* The source becomes an address of the link that the packet leaves by, which is not known yet. */
 #define TO_BE_MASQUERADED 2
-/* The client has gone on after its first packet. */
+/* More than the handshake of TCP has passed. */
 #define IS_ESTABLISHED 4
+/* A FIN of TCP has passed, or a RST. */
+#define IS_CLOSING 8
+#define IS_RESET 16
 
 /* Value of `devices`, by number of the link. */
 struct device {

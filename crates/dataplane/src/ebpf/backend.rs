@@ -36,9 +36,6 @@ const LIST_REST: Duration = Duration::from_secs(1);
 /// as coming from whom was asked.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
-/// A connection of which nothing was heard for that long needs no programs any more.
-const SILENCE: Duration = Duration::from_secs(3600);
-
 /// The eBPF data plane of a network namespace, and of the sockets of a cgroup.
 #[derive(Debug)]
 pub struct Ebpf {
@@ -131,6 +128,8 @@ impl Ebpf {
         self.host = self.host_of(plan)?;
         self.retiring_since = None;
         let groups = groups_of(whole);
+        // Another process, or another data plane, may have led connections until now.
+        let is_first = self.generation.is_none();
         let Some(generation) = self.at_work()? else { return self.begin(groups) };
         let held = read(&generation.tables)?;
         let (content, changes) =
@@ -144,6 +143,9 @@ impl Ebpf {
         let of_host = self.tell(&generation)?;
         let written = self.apply(&generation.tables, &changes);
         self.expected.set(Some(&generation.name));
+        if is_first {
+            self.take_over(&generation.tables, true)?;
+        }
         self.generation = Some(generation);
         match written {
             Err(error) if is_full(&error) => self.begin_anew(groups),
@@ -179,13 +181,12 @@ impl Ebpf {
     /// Makes and fills a first generation. What was led by others goes on as it is.
     fn begin(&mut self, groups: HashMap<GroupId, Arc<Group>>) -> Result<usize> {
         // Before programs see packets, and once more for those that came until they did.
-        let mut generation = self.filled(groups)?;
-        self.take_over(&generation.1.tables)?;
-        let operations = generation.0;
-        self.put_to_work(&mut generation.1)?;
-        let count = self.take_over(&generation.1.tables)?;
+        let (operations, mut generation) = self.filled(groups)?;
+        self.take_over(&generation.tables, false)?;
+        self.put_to_work(&mut generation)?;
+        let count = self.take_over(&generation.tables, true)?;
         tracing::debug!(count, "tracked connections go on");
-        self.generation = Some(generation.1);
+        self.generation = Some(generation);
         Ok(operations)
     }
 
@@ -217,6 +218,14 @@ impl Ebpf {
         Ok(())
     }
 
+    /// Forgets connections that are over. Another data plane may give one of its own the same port of the node.
+    fn forget_ended(&self) -> Result<usize> {
+        match &self.generation {
+            Some(generation) => flows::forget_ended(&generation.tables.translations),
+            None => Ok(0),
+        }
+    }
+
     /// Tells programs of the node, and attaches them to its links. Answers the number of operations.
     fn tell(&self, generation: &Generation) -> Result<usize> {
         let written = write_host(&generation.tables, &self.host)?;
@@ -227,11 +236,11 @@ impl Ebpf {
     }
 
     /// Takes over what connection tracking translates to endpoints of frontends.
-    fn take_over(&self, tables: &Tables) -> Result<usize> {
+    fn take_over(&self, tables: &Tables, is_final: bool) -> Result<usize> {
         if !PacketProgram::is_possible() {
             return Ok(0);
         }
-        flows::take_over(&self.netns, &tables.translations, |protocol, asked| {
+        flows::take_over(&self.netns, &tables.translations, is_final, |protocol, asked| {
             let exact = FrontendKey::at(asked, protocol);
             let any = FrontendKey::at_any(asked, protocol);
             for key in [exact, any] {
@@ -368,13 +377,11 @@ impl Backend for Ebpf {
                 clear(&tables.virtual_ranges)?;
                 self.generation = Some(generation);
             }
+            self.forget_ended()?;
             self.retiring_since = Some(Instant::now());
             return Ok(false);
         };
-        let is_needed = match &self.generation {
-            Some(generation) => is_any_alive(&generation.tables)?,
-            None => false,
-        };
+        let is_needed = self.forget_ended()? > 0;
         if since.elapsed() < RETIREMENT || is_needed {
             return Ok(false);
         }
@@ -506,16 +513,6 @@ where
 fn clear<const K: usize, const V: usize>(table: &Table<K, V>) -> Result<()> {
     let keys: Vec<_> = table.entries()?.into_iter().map(|(key, _)| key).collect();
     Ok(table.delete_all(&keys)?)
-}
-
-/// Whether a connection may still be translated: a packet of it came not long ago.
-fn is_any_alive(tables: &Tables) -> Result<bool> {
-    let now = kernel::machine::monotonic_nanoseconds();
-    let is_alive = |(_, value): &(_, [u8; Translation::SIZE])| {
-        let age = now.saturating_sub(Translation::get(value).seen);
-        Duration::from_nanos(age) < SILENCE
-    };
-    Ok(tables.translations.entries()?.iter().any(is_alive))
 }
 
 /// Frontends of UDP at an address that lead somewhere now, whatever they did before.

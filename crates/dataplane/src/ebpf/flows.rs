@@ -1,6 +1,9 @@
-//! Connections that connection tracking has translated until now: they go on as they are.
+//! Connections that are translated at links: those that connection tracking has translated until now and that
+//! go on as they are, and those that are over.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use kernel::conntrack::{self, Entry, Filter, Transport};
 use kernel::netlink::{self, Socket};
@@ -10,6 +13,9 @@ use kernel::nftables::Family;
 use super::layout::{Endpoint, Hook, Translation, Tuple, Wire};
 use super::programs::Translations;
 use crate::Result;
+
+/// TCP's number in IP headers.
+const TCP: u8 = 6;
 
 /// A connection that is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +36,21 @@ struct Flow {
 /// Takes over the tracked connections of a network namespace whose destination is translated and that are
 /// ours: `port_of` answers the number of the Service's port by protocol and what was asked for. Answers how
 /// many.
+///
+/// With `is_final` connection tracking forgets them: programs have to see packets by then. What it would track
+/// from now on, from the client to the endpoint, has the same answers, so it would give the client another port.
 pub(super) fn take_over(
     netns: &Netns,
     translations: &Translations,
+    is_final: bool,
     port_of: impl Fn(u8, SocketAddr) -> Result<Option<u64>>,
 ) -> Result<usize> {
     let mut socket = netns.within(|| Socket::open(netlink::Protocol::Netfilter))??;
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    let mut count = 0;
+    let mut taken = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         for transport in [Transport::Tcp, Transport::Udp] {
-            let protocol = if transport == Transport::Tcp { 6 } else { 17 };
+            let protocol = transport.number();
             let is_translated = |entry: &Entry| entry.reply.source != entry.original.destination;
             let all = Filter::all(family, transport);
             for entry in conntrack::entries(&mut socket, &all, is_translated)? {
@@ -53,7 +63,7 @@ pub(super) fn take_over(
                     given: entry.reply.source,
                     seen: entry.reply.destination,
                 };
-                count += 1;
+                taken.push(entry);
                 for (tuple, translation) in flow.translations(now()) {
                     keys.push(tuple.to_bytes());
                     values.push(translation.to_bytes());
@@ -62,7 +72,12 @@ pub(super) fn take_over(
         }
     }
     translations.put_all(&keys, &values)?;
-    Ok(count)
+    if is_final {
+        for entry in &taken {
+            conntrack::delete(&mut socket, entry)?;
+        }
+    }
+    Ok(taken.len())
 }
 
 impl Flow {
@@ -85,6 +100,62 @@ impl Flow {
         }
         changes
     }
+}
+
+/// A connection of which nothing was heard for that long is over: one of UDP, and one of TCP.
+const SILENCE_UDP: Duration = Duration::from_secs(120);
+const SILENCE_TCP: Duration = Duration::from_secs(3600);
+
+/// Forgets connections that are over, with all that is not of a connection any more. Answers how many are left.
+pub(super) fn forget_ended(translations: &Translations) -> Result<usize> {
+    let entries = translations.entries()?.into_iter();
+    let all: HashMap<Tuple, Translation> =
+        entries.map(|(key, value)| (Tuple::get(&key), Translation::get(&value))).collect();
+    let (mut alive, mut count) = (HashSet::new(), 0);
+    let is_first = |(key, value): &(&Tuple, &Translation)| {
+        key.hook == Hook::Ingress && value.flags & Translation::IS_REQUEST != 0
+    };
+    for (first, value) in all.iter().filter(is_first) {
+        let keys = keys_of(first, value, &all);
+        if is_alive(&keys, &all) {
+            count += 1;
+            alive.extend(keys);
+        }
+    }
+    let gone: Vec<_> =
+        all.keys().filter(|key| !alive.contains(*key)).map(Wire::to_bytes).collect();
+    translations.delete_all(&gone)?;
+    Ok(count)
+}
+
+/// The keys of a connection, of which the first is known.
+fn keys_of(first: &Tuple, value: &Translation, all: &HashMap<Tuple, Translation>) -> Vec<Tuple> {
+    let (client, given) = (first.source, value.to);
+    let going = Tuple { destination: given, hook: Hook::Egress, ..*first };
+    let coming = Tuple { source: given, destination: client, hook: Hook::Egress, ..*first };
+    let mut keys = vec![*first, coming];
+    if let Some(masqueraded) = all.get(&going) {
+        let seen = masqueraded.to;
+        keys.push(going);
+        keys.push(Tuple { source: given, destination: seen, hook: Hook::Ingress, ..*first });
+    }
+    keys
+}
+
+fn is_alive(keys: &[Tuple], all: &HashMap<Tuple, Translation>) -> bool {
+    let is_tcp = keys[0].protocol == TCP;
+    let (mut requests, mut answers, mut seen) = (0, 0, 0);
+    for known in keys.iter().filter_map(|key| all.get(key)) {
+        match known.flags & Translation::IS_REQUEST != 0 {
+            true => requests |= known.flags,
+            false => answers |= known.flags,
+        }
+        seen = known.seen.max(seen);
+    }
+    let is_over = requests & answers & Translation::IS_CLOSING != 0
+        || (requests | answers) & Translation::IS_RESET != 0;
+    let silence = if is_tcp { SILENCE_TCP } else { SILENCE_UDP };
+    !is_over && Duration::from_nanos(now().saturating_sub(seen)) < silence
 }
 
 /// Now, as programs have it.

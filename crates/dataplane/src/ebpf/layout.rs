@@ -261,8 +261,12 @@ pub enum Hook {
 impl Translation {
     /// It is of the client's packets, not of answers.
     pub const IS_REQUEST: u32 = 1;
-    /// The client has gone on after its first packet.
+    /// More than the handshake of TCP has passed.
     pub const IS_ESTABLISHED: u32 = 4;
+    /// A FIN of TCP has passed.
+    pub const IS_CLOSING: u32 = 8;
+    /// A RST of TCP has passed.
+    pub const IS_RESET: u32 = 16;
 }
 
 /// What a frontend does with connections of some origin.
