@@ -17,6 +17,7 @@
 
 #include <linux/pkt_cls.h>
 
+#include "forward.h"
 #include "packet.h"
 #include "refusal.h"
 #include "tables.h"
@@ -180,6 +181,13 @@ static __always_inline bool begin(const struct packet *packet, const struct fron
 	value.to = tuple->destination;
 	if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
 		return false;
+	if (!is_masqueraded) {
+		/* Answers come in as they are, and are known by that: they go the same way. */
+		key.hook = AT_INGRESS;
+		value.to = tuple->source;
+		if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
+			return false;
+	}
 
 	key.source = tuple->source;
 	key.destination = tuple->destination;
@@ -265,6 +273,19 @@ static __always_inline void note(struct translation *known, const struct packet 
 		known->flags |= flags;
 }
 
+/* Gives a packet another destination, and sends it there. */
+static __always_inline int lead(struct __sk_buff *skb, const struct packet *packet,
+				const struct endpoint *to)
+{
+	__u32 first = 0;
+	struct node *own = bpf_map_lookup_elem(&node, &first);
+
+	if (!is_same(&packet->tuple.destination, to) &&
+	    !write_endpoint(skb, packet, false, &packet->tuple.destination, to))
+		return LOST;
+	return own && own->flags & MAY_REDIRECT ? forward(skb, packet, to) : NEXT;
+}
+
 #define LOOPBACK_V4 bpf_htonl(0x7f000000)
 #define LOOPBACK_MASK bpf_htonl(0xff000000)
 
@@ -303,7 +324,7 @@ int ingress(struct __sk_buff *skb)
 		struct endpoint to = known->to;
 
 		note(known, &packet);
-		return write_endpoint(skb, &packet, false, &tuple->destination, &to) ? NEXT : LOST;
+		return lead(skb, &packet, &to);
 	}
 	if (has_ports && !begins(&packet))
 		return NEXT;
@@ -331,7 +352,7 @@ int ingress(struct __sk_buff *skb)
 		return refuse(skb, &packet, device, 0);
 	if (!begin(&packet, frontend, set, is_masqueraded, &chosen))
 		return LOST;
-	return write_endpoint(skb, &packet, false, &tuple->destination, &chosen) ? NEXT : LOST;
+	return lead(skb, &packet, &chosen);
 }
 
 SEC("classifier/egress")

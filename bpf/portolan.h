@@ -122,8 +122,11 @@ struct node {
 	__u16 low_ports;
 	__u16 high_port;
 	__u16 high_ports;
-	__u32 zero;
+	__u32 flags;
 };
+
+/* Nobody here filters what is forwarded: it may be sent on without being asked about. */
+#define MAY_REDIRECT 1
 
 #define DETECTS_V4 1
 #define DETECTS_V6 2

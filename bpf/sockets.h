@@ -146,7 +146,7 @@ static __always_inline int refuse_call(void)
 }
 
 /* What a call answers, and with `given` what it is to go on with. */
-static __always_inline int lead(struct bpf_sock_addr *ctx, const struct endpoint *to,
+static __always_inline int give(struct bpf_sock_addr *ctx, const struct endpoint *to,
 				bool is_connecting, struct endpoint *given, bool *is_given)
 {
 	switch (resolve(ctx, to, is_connecting, given)) {
@@ -197,7 +197,7 @@ static __always_inline int lead4(struct bpf_sock_addr *ctx, bool is_connecting)
 {
 	struct endpoint to = peer4(ctx), given = {};
 	bool is_given = false;
-	int answer = lead(ctx, &to, is_connecting, &given, &is_given);
+	int answer = give(ctx, &to, is_connecting, &given, &is_given);
 
 	if (is_given)
 		set_peer4(ctx, &given);
@@ -209,7 +209,7 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool is_connecting)
 {
 	struct endpoint to = peer6(ctx), given = {};
 	bool is_given = false;
-	int answer = lead(ctx, &to, is_connecting, &given, &is_given);
+	int answer = give(ctx, &to, is_connecting, &given, &is_given);
 
 	if (is_given)
 		set_peer6(ctx, &given);

@@ -4,6 +4,7 @@
 //! `linux/netfilter_ipv4/ip_tables.h` is the cheapest answer.
 
 use std::ffi::c_void;
+use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::libc;
@@ -58,6 +59,17 @@ impl Tables {
         }
         // SAFETY: the descriptor was just made, and nobody else has it.
         Ok(Self { family, socket: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Whether a table is there in the calling thread's network namespace. Asking about one by
+    /// [`info`](Self::info) makes it.
+    pub fn is_loaded(family: Family, table: &str) -> bool {
+        let names = match family {
+            Family::Ipv4 => "ip_tables_names",
+            Family::Ipv6 => "ip6_tables_names",
+        };
+        let names = fs::read_to_string(format!("/proc/thread-self/net/{names}"));
+        names.is_ok_and(|names| names.lines().any(|name| name == table))
     }
 
     /// What the kernel tells of a table; `None` if there is none of this name.

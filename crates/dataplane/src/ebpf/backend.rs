@@ -21,8 +21,8 @@ use super::content::{Changes, Content, Held};
 use super::flows;
 use super::host::Host;
 use super::layout::{
-    Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node, Range,
-    Set, Slot, SourceRange, Translation, Tuple, Wire,
+    Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node,
+    Range, Set, Slot, SourceRange, Translation, Tuple, Wire,
 };
 use super::programs::{Generation, PRESENT, Programs, Ranges, Tables};
 use super::watch::{Expected, ProgramWatcher};
@@ -132,8 +132,7 @@ impl Ebpf {
         let is_first = self.generation.is_none();
         let Some(generation) = self.at_work()? else { return self.begin(groups) };
         let held = read(&generation.tables)?;
-        let (content, changes) =
-            Content::restored(groups.clone(), self.host.own.clone(), &held);
+        let (content, changes) = Content::restored(groups.clone(), self.host.own.clone(), &held);
         if !generation.tables.have_room_for(content.counts()) {
             return self.begin_anew(groups);
         }
@@ -200,8 +199,7 @@ impl Ebpf {
 
     /// A generation that is not at work yet. Answers the number of operations too.
     fn filled(&mut self, groups: HashMap<GroupId, Arc<Group>>) -> Result<(usize, Generation)> {
-        let (content, changes) =
-            Content::restored(groups, self.host.own.clone(), &Held::default());
+        let (content, changes) = Content::restored(groups, self.host.own.clone(), &Held::default());
         let generation = self.programs.make(content.counts())?;
         tracing::debug!(counts = ?content.counts(), "maps are made anew");
         let of_host = write_host(&generation.tables, &self.host)?;
@@ -323,7 +321,8 @@ impl Backend for Ebpf {
         differences.extend(changes.describe());
         let is_same = told(&generation.tables)? == host_as_told(&host);
         if !is_same {
-            differences.push("ebpf: what programs are told of the node is something else".to_owned());
+            differences
+                .push("ebpf: what programs are told of the node is something else".to_owned());
         }
         Ok(differences)
     }
@@ -521,7 +520,9 @@ fn found(changes: &Changes) -> impl Iterator<Item = SocketAddr> {
     changes
         .frontends
         .iter()
-        .filter(move |(key, value)| key.protocol == UDP && (leads(&value.pod) || leads(&value.node)))
+        .filter(move |(key, value)| {
+            key.protocol == UDP && (leads(&value.pod) || leads(&value.node))
+        })
         .map(|(key, _)| key.endpoint())
 }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use plan::{Group, GroupId, NodePlan};
 
+use crate::Result;
 use crate::backend::{Backend, Delta, Replacement, Watcher};
 use crate::nftables::role::has_rest;
 use crate::nftables::{Nftables, Role};
-use crate::Result;
 
 /// The companion of programs.
 #[derive(Debug)]

@@ -94,9 +94,10 @@ impl Flow {
             change(client, asked, Hook::Ingress, given, request),
             change(given, client, Hook::Egress, asked, 0),
         ];
+        // Answers are known where they come in, whether or not they are changed there.
+        changes.push(change(given, seen, Hook::Ingress, client, 0));
         if seen != client {
             changes.push(change(client, given, Hook::Egress, seen, request));
-            changes.push(change(given, seen, Hook::Ingress, client, 0));
         }
         changes
     }
@@ -122,8 +123,7 @@ pub(super) fn forget_ended(translations: &Translations) -> Result<usize> {
             alive.extend(keys);
         }
     }
-    let gone: Vec<_> =
-        all.keys().filter(|key| !alive.contains(*key)).map(Wire::to_bytes).collect();
+    let gone: Vec<_> = all.keys().filter(|key| !alive.contains(*key)).map(Wire::to_bytes).collect();
     translations.delete_all(&gone)?;
     Ok(count)
 }
@@ -133,13 +133,9 @@ fn keys_of(first: &Tuple, value: &Translation, all: &HashMap<Tuple, Translation>
     let (client, given) = (first.source, value.to);
     let going = Tuple { destination: given, hook: Hook::Egress, ..*first };
     let coming = Tuple { source: given, destination: client, hook: Hook::Egress, ..*first };
-    let mut keys = vec![*first, coming];
-    if let Some(masqueraded) = all.get(&going) {
-        let seen = masqueraded.to;
-        keys.push(going);
-        keys.push(Tuple { source: given, destination: seen, hook: Hook::Ingress, ..*first });
-    }
-    keys
+    let seen = all.get(&going).map_or(client, |masqueraded| masqueraded.to);
+    let back = Tuple { source: given, destination: seen, hook: Hook::Ingress, ..*first };
+    vec![*first, going, coming, back]
 }
 
 fn is_alive(keys: &[Tuple], all: &HashMap<Tuple, Translation>) -> bool {

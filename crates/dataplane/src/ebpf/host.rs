@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use kernel::netlink::{self, Socket};
 use kernel::netns::{self, Netns};
+use kernel::nftables;
 use kernel::route::{self, Rtnetlink};
-use kernel::sysctl;
+use kernel::{sysctl, xtables};
 use model::Family;
 use plan::{LocalDetector, NodePlan};
 
@@ -68,8 +70,7 @@ impl Host {
         let is_way = |link: &route::Link| link.flags & LOOPBACK == 0 && link.master.is_none();
         for link in rtnetlink.links()?.into_iter().filter(is_way) {
             let address = |family: Family| -> Address {
-                let is_usable =
-                    |ip: &IpAddr| Family::of(*ip) == family && !is_link_local(*ip);
+                let is_usable = |ip: &IpAddr| Family::of(*ip) == family && !is_link_local(*ip);
                 let of_link = addresses.iter().filter(|address| address.index == link.index);
                 let of_link = of_link.map(|address| address.net.addr()).find(is_usable);
                 let own = || host.own.iter().copied().find(|ip| Family::of(*ip) == family);
@@ -97,10 +98,33 @@ impl Host {
             low_ports: count(&low),
             high_port: *high.start(),
             high_ports: count(&high),
-            zero: 0,
+            flags: u32::from(!netns.within(is_filtered)??),
         };
         Ok(host)
     }
+}
+
+/// Rules that a table of legacy iptables has when it has none: one for each chain, and a last one.
+const EMPTY: u32 = 4;
+
+/// Whether somebody filters what is forwarded in the calling thread's network namespace: that has to be asked
+/// about each packet.
+pub(super) fn is_filtered() -> Result<bool> {
+    let mut socket = Socket::open(netlink::Protocol::Netfilter)?;
+    if nftables::is_forwarding_filtered(&mut socket, |table| table.starts_with("portolan"))? {
+        return Ok(true);
+    }
+    for family in [nftables::Family::Ipv4, nftables::Family::Ipv6] {
+        // Asking loads the table where it is not there yet.
+        if !xtables::Tables::is_loaded(family, "filter") {
+            continue;
+        }
+        let info = xtables::Tables::open(family)?.info("filter")?;
+        if info.is_some_and(|info| info.entries() > EMPTY) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

@@ -166,8 +166,8 @@ layout! {
         high_port: u16,
         /// How many there are of these.
         high_ports: u16,
-        /// Nothing.
-        zero: u32,
+        /// 1 if what is forwarded may be sent on at once.
+        flags: u32,
     }
 
     /// Key of `pods` and `virtual_ranges`.
@@ -590,7 +590,14 @@ mod tests {
     fn what_is_remembered_has_not_changed() {
         let btf = Btf::of(CODE);
         let names = [
-            "client", "remembered", "datagrams", "peer", "endpoint", "tuple", "translation", "fragment",
+            "client",
+            "remembered",
+            "datagrams",
+            "peer",
+            "endpoint",
+            "tuple",
+            "translation",
+            "fragment",
         ];
         let described = names.map(|name| {
             let Structure { size, members } = btf.structure(name);

@@ -24,8 +24,8 @@ use kernel::cgroup::Cgroup;
 
 use super::content::Counts;
 use super::layout::{
-    Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set, Slot,
-    SourceRange, Translation, Tuple, Wire,
+    Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set,
+    Slot, SourceRange, Translation, Tuple, Wire,
 };
 use crate::number::hash;
 use crate::{Error, Result};
@@ -256,8 +256,7 @@ impl Programs {
             }
             // One of a link that has gone, whose index another has now.
             remove_file(&pin)?;
-            let mut program =
-                PacketProgram::open(&own.join("programs").join(direction.name()))?;
+            let mut program = PacketProgram::open(&own.join("programs").join(direction.name()))?;
             program.attach(device, direction)?.pin(&pin)?;
             count += 1;
         }

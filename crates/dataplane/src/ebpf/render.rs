@@ -9,9 +9,7 @@ use ipnet::IpNet;
 use model::Family;
 use plan::{Action, Frontend, Group, Origin};
 
-use super::layout::{
-    self, Deed, FrontendKey, Masquerades, Member, SourceRange, Wire, is_seen,
-};
+use super::layout::{self, Deed, FrontendKey, Masquerades, Member, SourceRange, Wire, is_seen};
 use crate::number::{hash, port_number, set_number};
 
 /// A day: the longest timeout of affinity in seconds that the API takes.
@@ -88,16 +86,17 @@ fn value(group: &Group, frontend: &Frontend, sources: u64, own: &[IpAddr]) -> la
     };
     let deed = |origin| match frontend.action(origin) {
         // Its own sockets have no source yet that could be compared.
-        _ if origin == Origin::Node && !frontend.allowed_sources.as_ref().is_none_or(may_connect) => {
+        _ if origin == Origin::Node
+            && !frontend.allowed_sources.as_ref().is_none_or(may_connect) =>
+        {
             Deed::Drop
         }
         Action::Forward { set, .. } => Deed::Send(set_number(&group.sets[*set].id)),
         Action::Reject(_) => Deed::Refuse,
         Action::Drop(_) => Deed::Drop,
     };
-    let masquerades = |origin| {
-        matches!(frontend.action(origin), Action::Forward { masquerade: true, .. })
-    };
+    let masquerades =
+        |origin| matches!(frontend.action(origin), Action::Forward { masquerade: true, .. });
     let seconds = frontend.affinity.map_or(0, |a| a.timeout.as_secs().clamp(1, MAX_AFFINITY));
     layout::Frontend {
         pod: deed(Origin::Pod),

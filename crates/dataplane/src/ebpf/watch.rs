@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kernel::netns::Netns;
 use kernel::route::Monitor;
 use tokio::io::unix::AsyncFd;
 
+use super::host::is_filtered;
 use super::programs::Programs;
 use crate::Result;
 use crate::backend::{Watcher, Watching};
@@ -43,6 +45,7 @@ impl Expected {
 pub(super) struct ProgramWatcher {
     programs: Arc<Programs>,
     expected: Expected,
+    netns: Netns,
     links: AsyncFd<Monitor>,
     companion: Box<dyn Watcher>,
 }
@@ -60,7 +63,7 @@ impl ProgramWatcher {
             reason = "its successor is unsafe; a monitor keeps its descriptor for life"
         )]
         let links = AsyncFd::new(Monitor::open()?).map_err(opened)?;
-        Ok(Self { programs, expected, links, companion })
+        Ok(Self { programs, expected, netns: Netns::current()?, links, companion })
     }
 }
 
@@ -78,9 +81,24 @@ async fn watch_links(mut links: AsyncFd<Monitor>, expected: Expected, updates: U
     }
 }
 
-async fn watch_programs(programs: Arc<Programs>, expected: Expected, updates: Updates) {
+async fn watch_programs(
+    netns: Netns,
+    programs: Arc<Programs>,
+    expected: Expected,
+    updates: Updates,
+) {
+    let mut was_filtered = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
+        // Who begins to filter what is forwarded wants to be asked from now on.
+        let is_filtered = netns.within(is_filtered).ok().and_then(Result::ok);
+        if was_filtered.is_some()
+            && is_filtered != was_filtered
+            && updates.send(Update::Host).is_err()
+        {
+            return;
+        }
+        was_filtered = is_filtered;
         let Some(generation) = expected.get() else { continue };
         let is_missing = programs.is_at_work(&generation).is_ok_and(|is_there| !is_there);
         // It may have been about to be replaced, or a link about to go, when it was looked.
@@ -102,14 +120,14 @@ async fn watch_programs(programs: Arc<Programs>, expected: Expected, updates: Up
 
 impl Watcher for ProgramWatcher {
     fn run(self: Box<Self>, updates: Updates) -> Watching {
-        let Self { programs, expected, links, companion } = *self;
+        let Self { programs, expected, netns, links, companion } = *self;
         let companion = companion.run(updates.clone());
         let links = watch_links(links, expected.clone(), updates.clone());
         Box::pin(async move {
             tokio::select! {
                 () = companion => {}
                 () = links => {}
-                () = watch_programs(programs, expected, updates) => {}
+                () = watch_programs(netns, programs, expected, updates) => {}
             }
         })
     }

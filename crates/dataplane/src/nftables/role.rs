@@ -128,9 +128,7 @@ impl Role {
         match self {
             Role::Translate | Role::Complete => render_group(group, family),
             Role::Rest => render_group(&rest(group), family),
-            Role::Accompany(host) => {
-                accompanying(render_group(group, family), group, family, host)
-            }
+            Role::Accompany(host) => accompanying(render_group(group, family), group, family, host),
         }
     }
 }

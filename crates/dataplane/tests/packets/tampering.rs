@@ -92,8 +92,7 @@ pub(crate) const PROGRAMS: &str = "/sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3
      { print $2; exit }' /proc/mounts)$(sed -n s/^0:://p /proc/self/cgroup)\")";
 
 /// Has a shell on the node make the programs those of another version.
-pub(crate) const OTHER_VERSION: &str =
-    "cd /sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3 == \"cgroup2\" \
+pub(crate) const OTHER_VERSION: &str = "cd /sys/fs/bpf/portolan/$(stat -c %i \"$(awk '$3 == \"cgroup2\" \
      { print $2; exit }' /proc/mounts)$(sed -n s/^0:://p /proc/self/cgroup)\") && \
      for generation in *-*; do case $generation in memory-*) ;; \
      *) mv $generation ${generation%-*}-00000000 ;; esac; done";

@@ -1,5 +1,6 @@
 //! Reading what the packet filter holds.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -78,6 +79,49 @@ pub fn chains(socket: &mut Socket, table: &Table) -> Result<Vec<ChainState>> {
             Ok(ChainState { name: name.into(), base, accepts })
         })
         .collect()
+}
+
+/// Whether somebody filters what is forwarded: a base chain that drops what no rule decides about, or that has
+/// rules. Tables that are ours don't count.
+pub fn is_forwarding_filtered(socket: &mut Socket, is_ours: impl Fn(&str) -> bool) -> Result<bool> {
+    for family in [uapi::NFPROTO_INET, uapi::NFPROTO_IPV4, uapi::NFPROTO_IPV6] {
+        let request = header(family, 0);
+        let kind = message_type(uapi::NFT_MSG_GETCHAIN);
+        let mut chains = HashSet::new();
+        for message in socket.dump("list chains", kind, &request)? {
+            let (Some(table), Some(chain)) =
+                (text(&message, uapi::NFTA_CHAIN_TABLE), text(&message, uapi::NFTA_CHAIN_NAME))
+            else {
+                continue;
+            };
+            let hook = find(&message, uapi::NFTA_CHAIN_HOOK).and_then(|hook| {
+                attributes(hook.value).find(|a| a.kind == uapi::NFTA_HOOK_HOOKNUM)?.be32()
+            });
+            if hook != Some(uapi::NF_INET_FORWARD) || is_ours(table) {
+                continue;
+            }
+            let policy = find(&message, uapi::NFTA_CHAIN_POLICY).and_then(Attribute::be32);
+            if policy.is_some_and(|policy| policy != uapi::NF_ACCEPT.cast_unsigned()) {
+                return Ok(true);
+            }
+            chains.insert((table.to_owned(), chain.to_owned()));
+        }
+        if chains.is_empty() {
+            continue;
+        }
+        let mut has_rules = false;
+        let kind = message_type(uapi::NFT_MSG_GETRULE);
+        socket.stream("list rules", kind, &request, |message| {
+            let place = text(&message, uapi::NFTA_RULE_TABLE)
+                .zip(text(&message, uapi::NFTA_RULE_CHAIN))
+                .map(|(table, chain)| (table.to_owned(), chain.to_owned()));
+            has_rules |= place.is_some_and(|place| chains.contains(&place));
+        })?;
+        if has_rules {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The rules of a table, in the order of their chains and of their place in each.
