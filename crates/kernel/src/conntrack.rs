@@ -16,6 +16,15 @@ const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+/// `enum tcp_conntrack`.
+const SYN_SENT: u8 = 1;
+const SYN_RECEIVED: u8 = 2;
+const TIME_WAIT: u8 = 7;
+const CLOSE: u8 = 8;
+const SYN_SENT_BY_BOTH: u8 = 9;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -52,8 +61,21 @@ pub struct Entry {
     pub original: Tuple,
     /// Addresses of its answers as they are sent: the source is where it really leads.
     pub reply: Tuple,
+    /// How far it is.
+    pub phase: Phase,
     id: u32,
     zone: Option<u16>,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// TCP that is in its handshake.
+    Opening,
+    /// It goes on; all of UDP does.
+    Open,
+    /// TCP that both ends have closed, or one of them has reset.
+    Closed,
 }
 
 /// Addresses of packets in one direction.
@@ -198,6 +220,14 @@ impl Entry {
             transport,
             original,
             reply,
+            phase: find(CTA_PROTOINFO)
+                .and_then(|info| info.nested().find(|a| a.kind == CTA_PROTOINFO_TCP))
+                .and_then(|tcp| tcp.nested().find(|a| a.kind == CTA_PROTOINFO_TCP_STATE)?.u8())
+                .map_or(Phase::Open, |state| match state {
+                    SYN_SENT | SYN_RECEIVED | SYN_SENT_BY_BOTH => Phase::Opening,
+                    TIME_WAIT | CLOSE => Phase::Closed,
+                    _ => Phase::Open,
+                }),
             id: find(CTA_ID)?.be32()?,
             zone: find(CTA_ZONE).and_then(Attribute::be16),
         })

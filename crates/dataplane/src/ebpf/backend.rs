@@ -56,6 +56,8 @@ pub struct Ebpf {
     /// Frontends of UDP that lead somewhere now, and whose sockets were not looked for yet.
     found: HashSet<SocketAddr>,
     retiring_since: Option<Instant>,
+    /// Connections that others have led until now may still be on their way to being tracked.
+    is_taking_over: bool,
 }
 
 impl Ebpf {
@@ -75,6 +77,7 @@ impl Ebpf {
             lost: HashSet::new(),
             found: HashSet::new(),
             retiring_since: None,
+            is_taking_over: false,
         })
     }
 
@@ -144,6 +147,7 @@ impl Ebpf {
         self.expected.set(Some(&generation.name));
         if is_first {
             self.take_over(&generation.tables, true)?;
+            self.is_taking_over = true;
         }
         self.generation = Some(generation);
         match written {
@@ -185,6 +189,7 @@ impl Ebpf {
         self.put_to_work(&mut generation)?;
         let count = self.take_over(&generation.tables, true)?;
         tracing::debug!(count, "tracked connections go on");
+        self.is_taking_over = true;
         self.generation = Some(generation);
         Ok(operations)
     }
@@ -360,6 +365,12 @@ impl Backend for Ebpf {
     }
 
     fn settle(&mut self) -> Result<bool> {
+        // What was looked up before programs saw packets is tracked by now, and who leads it may be about to go.
+        if std::mem::take(&mut self.is_taking_over)
+            && let Some(generation) = &self.generation
+        {
+            self.take_over(&generation.tables, true)?;
+        }
         self.let_go()
     }
 

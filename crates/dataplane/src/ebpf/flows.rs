@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kernel::conntrack::{self, Entry, Filter, Transport};
+use kernel::conntrack::{self, Entry, Filter, Phase, Transport};
 use kernel::netlink::{self, Socket};
 use kernel::netns::Netns;
 use kernel::nftables::Family;
@@ -31,6 +31,8 @@ struct Flow {
     seen: SocketAddr,
     /// Number of the Service's port.
     port: u64,
+    /// Its handshake is over.
+    is_open: bool,
 }
 
 /// Takes over the tracked connections of a network namespace whose destination is translated and that are
@@ -57,13 +59,18 @@ pub(super) fn take_over(
                 let Some(port) = port_of(protocol, entry.original.destination)? else { continue };
                 let flow = Flow {
                     port,
+                    is_open: entry.phase == Phase::Open,
                     protocol,
                     client: entry.original.source,
                     asked: entry.original.destination,
                     given: entry.reply.source,
                     seen: entry.reply.destination,
                 };
+                let is_over = entry.phase == Phase::Closed;
                 taken.push(entry);
+                if is_over {
+                    continue;
+                }
                 for (tuple, translation) in flow.translations(now()) {
                     keys.push(tuple.to_bytes());
                     values.push(translation.to_bytes());
@@ -88,7 +95,8 @@ impl Flow {
             let tuple = Tuple { source, destination, protocol: self.protocol, hook, zero: 0 };
             (tuple, Translation { to: to.into(), flags, port: self.port, seen: now })
         };
-        let request = Translation::IS_REQUEST | Translation::IS_ESTABLISHED;
+        let progress = if self.is_open { Translation::IS_ESTABLISHED } else { 0 };
+        let request = Translation::IS_REQUEST | progress;
         let Self { client, asked, given, seen, .. } = *self;
         let mut changes = vec![
             change(client, asked, Hook::Ingress, given, request),
@@ -107,23 +115,32 @@ impl Flow {
 const SILENCE_UDP: Duration = Duration::from_secs(120);
 const SILENCE_TCP: Duration = Duration::from_secs(3600);
 
+/// How long a connection is not looked at.
+const YOUTH: Duration = Duration::from_secs(1);
+
 /// Forgets connections that are over, with all that is not of a connection any more. Answers how many are left.
 pub(super) fn forget_ended(translations: &Translations) -> Result<usize> {
     let entries = translations.entries()?.into_iter();
     let all: HashMap<Tuple, Translation> =
         entries.map(|(key, value)| (Tuple::get(&key), Translation::get(&value))).collect();
-    let (mut alive, mut count) = (HashSet::new(), 0);
+    let (mut alive, mut over, mut count) = (HashSet::new(), HashSet::new(), 0);
     let is_first = |(key, value): &(&Tuple, &Translation)| {
         key.hook == Hook::Ingress && value.flags & Translation::IS_REQUEST != 0
     };
     for (first, value) in all.iter().filter(is_first) {
         let keys = keys_of(first, value, &all);
-        if is_alive(&keys, &all) {
-            count += 1;
-            alive.extend(keys);
+        match is_alive(&keys, &all) {
+            true => alive.extend(keys),
+            false => over.extend(keys),
         }
+        count += usize::from(alive.contains(first));
     }
-    let gone: Vec<_> = all.keys().filter(|key| !alive.contains(*key)).map(Wire::to_bytes).collect();
+    let is_gone = |(key, value): &(&Tuple, &Translation)| {
+        // Of what has come while this was read a part may be missing.
+        let is_loose = || !alive.contains(*key) && age_of(value) > YOUTH;
+        over.contains(*key) && !alive.contains(*key) || is_loose()
+    };
+    let gone: Vec<_> = all.iter().filter(is_gone).map(|(key, _)| key.to_bytes()).collect();
     translations.delete_all(&gone)?;
     Ok(count)
 }
@@ -152,6 +169,10 @@ fn is_alive(keys: &[Tuple], all: &HashMap<Tuple, Translation>) -> bool {
         || (requests | answers) & Translation::IS_RESET != 0;
     let silence = if is_tcp { SILENCE_TCP } else { SILENCE_UDP };
     !is_over && Duration::from_nanos(now().saturating_sub(seen)) < silence
+}
+
+fn age_of(value: &Translation) -> Duration {
+    Duration::from_nanos(now().saturating_sub(value.seen))
 }
 
 /// Now, as programs have it.
