@@ -275,7 +275,7 @@ static __always_inline void note(struct translation *known, const struct packet 
 
 /* Gives a packet another destination, and sends it there. */
 static __always_inline int lead(struct __sk_buff *skb, const struct packet *packet,
-				const struct endpoint *to)
+				const struct endpoint *to, bool is_seen_by_nobody)
 {
 	__u32 first = 0;
 	struct node *own = bpf_map_lookup_elem(&node, &first);
@@ -283,7 +283,9 @@ static __always_inline int lead(struct __sk_buff *skb, const struct packet *pack
 	if (!is_same(&packet->tuple.destination, to) &&
 	    !write_endpoint(skb, packet, false, &packet->tuple.destination, to))
 		return LOST;
-	return own && own->flags & MAY_REDIRECT ? forward(skb, packet, to) : NEXT;
+	if (is_seen_by_nobody || (own && own->flags & MAY_REDIRECT))
+		return forward(skb, packet, to);
+	return NEXT;
 }
 
 #define LOOPBACK_V4 bpf_htonl(0x7f000000)
@@ -324,7 +326,7 @@ int ingress(struct __sk_buff *skb)
 		struct endpoint to = known->to;
 
 		note(known, &packet);
-		return lead(skb, &packet, &to);
+		return lead(skb, &packet, &to, known->flags & IS_TAKEN_OVER);
 	}
 	if (has_ports && !begins(&packet))
 		return NEXT;
@@ -352,7 +354,7 @@ int ingress(struct __sk_buff *skb)
 		return refuse(skb, &packet, device, 0);
 	if (!begin(&packet, frontend, set, is_masqueraded, &chosen))
 		return LOST;
-	return lead(skb, &packet, &chosen);
+	return lead(skb, &packet, &chosen, false);
 }
 
 SEC("classifier/egress")

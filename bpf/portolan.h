@@ -171,6 +171,11 @@ struct translation {
 /* A FIN of TCP has passed, or a RST. */
 #define IS_CLOSING 8
 #define IS_RESET 16
+/*
+ * It was begun by another data plane. Whoever tracks connections would see it from its middle, and may take that
+ * for a mistake: its packets are not shown to anybody.
+ */
+#define IS_TAKEN_OVER 32
 
 /* Value of `devices`, by number of the link. */
 struct device {

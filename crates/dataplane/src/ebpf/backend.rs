@@ -19,7 +19,7 @@ use super::companion::Companion;
 use super::connected;
 use super::content::{Changes, Content, Held};
 use super::flows;
-use super::host::Host;
+use super::host::{Filters, Host};
 use super::layout::{
     Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node,
     Range, Set, Slot, SourceRange, Translation, Tuple, Wire,
@@ -41,6 +41,7 @@ const RETIREMENT: Duration = Duration::from_secs(5);
 pub struct Ebpf {
     netns: Netns,
     rtnetlink: Rtnetlink,
+    filters: Filters,
     programs: Arc<Programs>,
     /// What ought to be attached.
     expected: Expected,
@@ -67,6 +68,7 @@ impl Ebpf {
         Ok(Self {
             netns: Netns::current()?,
             rtnetlink: Rtnetlink::open()?,
+            filters: Filters::default(),
             programs: Arc::new(Programs::of(cgroup)?),
             expected: Expected::default(),
             companion: Companion::open(!PacketProgram::is_possible())?,
@@ -115,7 +117,7 @@ impl Ebpf {
     }
 
     fn host_of(&mut self, plan: &NodePlan) -> Result<Host> {
-        Host::of(plan, &self.netns, &mut self.rtnetlink)
+        Host::of(plan, &self.netns, &mut self.rtnetlink, &mut self.filters)
     }
 
     /// The generation that is at work, if there is one of this version.

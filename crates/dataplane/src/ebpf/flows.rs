@@ -93,6 +93,7 @@ impl Flow {
         let change = |source: SocketAddr, destination: SocketAddr, hook, to: SocketAddr, flags| {
             let (source, destination) = (Endpoint::from(source), Endpoint::from(destination));
             let tuple = Tuple { source, destination, protocol: self.protocol, hook, zero: 0 };
+            let flags = flags | Translation::IS_TAKEN_OVER;
             (tuple, Translation { to: to.into(), flags, port: self.port, seen: now })
         };
         let progress = if self.is_open { Translation::IS_ESTABLISHED } else { 0 };

@@ -8,12 +8,14 @@ use kernel::netlink::{self, Socket};
 use kernel::netns::{self, Netns};
 use kernel::nftables;
 use kernel::route::{self, Rtnetlink};
-use kernel::{sysctl, xtables};
+use kernel::sysctl;
+use kernel::xtables::{self, TableInfo};
 use model::Family;
 use plan::{LocalDetector, NodePlan};
 
 use super::layout::{Accepts, Address, Device, Families, Node, Range};
 use crate::Result;
+use crate::iptables::Flavour;
 use crate::ports::NODE_PORTS;
 
 /// Source ports of masqueraded connections: unprivileged.
@@ -45,7 +47,12 @@ pub(super) struct Host {
 
 impl Host {
     /// What a plan, and the kernel, tell of a network namespace.
-    pub(super) fn of(plan: &NodePlan, netns: &Netns, rtnetlink: &mut Rtnetlink) -> Result<Self> {
+    pub(super) fn of(
+        plan: &NodePlan,
+        netns: &Netns,
+        rtnetlink: &mut Rtnetlink,
+        filters: &mut Filters,
+    ) -> Result<Self> {
         let addresses = rtnetlink.addresses()?;
         let accepts = |ip: IpAddr| {
             // Sockets of the node reach a node port by loopback where it is not said which addresses have it.
@@ -98,7 +105,7 @@ impl Host {
             low_ports: count(&low),
             high_port: *high.start(),
             high_ports: count(&high),
-            flags: u32::from(!netns.within(is_filtered)??),
+            flags: u32::from(!netns.within(|| filters.are_there())??),
         };
         Ok(host)
     }
@@ -107,25 +114,55 @@ impl Host {
 /// Rules that a table of legacy iptables has when it has none: one for each chain, and a last one.
 const EMPTY: u32 = 4;
 
-/// Whether somebody filters what is forwarded in the calling thread's network namespace: that has to be asked
-/// about each packet.
-pub(super) fn is_filtered() -> Result<bool> {
-    let mut socket = Socket::open(netlink::Protocol::Netfilter)?;
-    if nftables::is_forwarding_filtered(&mut socket, |table| table.starts_with("portolan"))? {
-        return Ok(true);
-    }
-    for family in [nftables::Family::Ipv4, nftables::Family::Ipv6] {
-        // Asking loads the table where it is not there yet.
-        if !xtables::Tables::is_loaded(family, "filter") {
-            continue;
-        }
-        let info = xtables::Tables::open(family)?.info("filter")?;
-        if info.is_some_and(|info| info.entries() > EMPTY) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// Whether somebody filters what is forwarded, and so has to be asked about each packet.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    /// What was there when others were asked, which takes a program, and what they said.
+    asked: Option<(Seen, bool)>,
 }
+
+/// What of the packet filter is seen without a program: tables of nf_tables that filter, and legacy iptables.
+type Seen = (BTreeSet<nftables::Name>, Vec<Option<TableInfo>>);
+
+impl Filters {
+    /// Looks, in the calling thread's network namespace.
+    pub(super) fn are_there(&mut self) -> Result<bool> {
+        let mut socket = Socket::open(netlink::Protocol::Netfilter)?;
+        let mut tables = nftables::forwarding_filters(&mut socket)?;
+        tables.retain(|table| !table.starts_with("portolan"));
+        let legacy: Result<Vec<Option<TableInfo>>> = FAMILIES
+            .map(|(family, _)| {
+                // Asking makes the table where it is not there yet.
+                let info = xtables::Tables::is_loaded(family, FILTER)
+                    .then(|| xtables::Tables::open(family)?.info(FILTER))
+                    .transpose()?
+                    .flatten();
+                Ok(info.filter(|info| info.entries() > EMPTY))
+            })
+            .into_iter()
+            .collect();
+        let seen = (tables, legacy?);
+        if let Some((before, answer)) = &self.asked
+            && *before == seen
+        {
+            return Ok(*answer);
+        }
+        let is_of_iptables = |table: &nftables::Name| &**table == FILTER;
+        let by_nft = || FAMILIES.iter().any(|(_, f)| Flavour::Nft.is_forwarding_filtered(*f));
+        let mut by_legacy = FAMILIES.iter().zip(&seen.1).filter(|(_, info)| info.is_some());
+        let answer = seen.0.iter().any(|table| !is_of_iptables(table))
+            || seen.0.iter().any(is_of_iptables) && by_nft()
+            || by_legacy.any(|((_, family), _)| Flavour::Legacy.is_forwarding_filtered(*family));
+        self.asked = Some((seen, answer));
+        Ok(answer)
+    }
+}
+
+/// The table that filters, of either iptables.
+const FILTER: &str = "filter";
+/// Families as the packet filter and as plans have them.
+const FAMILIES: [(nftables::Family, Family); 2] =
+    [(nftables::Family::Ipv4, Family::V4), (nftables::Family::Ipv6, Family::V6)];
 
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {

@@ -267,6 +267,8 @@ impl Translation {
     pub const IS_CLOSING: u32 = 8;
     /// A RST of TCP has passed.
     pub const IS_RESET: u32 = 16;
+    /// It was begun by another data plane.
+    pub const IS_TAKEN_OVER: u32 = 32;
 }
 
 /// What a frontend does with connections of some origin.

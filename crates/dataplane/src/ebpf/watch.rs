@@ -11,7 +11,7 @@ use kernel::netns::Netns;
 use kernel::route::Monitor;
 use tokio::io::unix::AsyncFd;
 
-use super::host::is_filtered;
+use super::host::Filters;
 use super::programs::Programs;
 use crate::Result;
 use crate::backend::{Watcher, Watching};
@@ -87,11 +87,11 @@ async fn watch_programs(
     expected: Expected,
     updates: Updates,
 ) {
-    let mut was_filtered = None;
+    let (mut filters, mut was_filtered) = (Filters::default(), None);
     loop {
         tokio::time::sleep(INTERVAL).await;
         // Who begins to filter what is forwarded wants to be asked from now on.
-        let is_filtered = netns.within(is_filtered).ok().and_then(Result::ok);
+        let is_filtered = netns.within(|| filters.are_there()).ok().and_then(Result::ok);
         if was_filtered.is_some()
             && is_filtered != was_filtered
             && updates.send(Update::Host).is_err()

@@ -67,6 +67,9 @@ pub(super) enum Error {
     },
 }
 
+/// What a rule of ours in a chain that is not ours has.
+const OUR_JUMP: &str = "-j PORTOLAN-";
+
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -114,6 +117,17 @@ impl Flavour {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             Some(if text.contains("nf_tables") { Self::Nft } else { Self::Legacy })
         })
+    }
+
+    /// Whether others than us filter what is forwarded, in the calling thread's network namespace. Who can't be
+    /// asked does.
+    pub(crate) fn is_forwarding_filtered(self, family: Family) -> bool {
+        let is_others = |line: &str| {
+            line.starts_with(":FORWARD ") && !line.starts_with(":FORWARD ACCEPT")
+                || line.starts_with("-A FORWARD ") && !line.contains(OUR_JUMP)
+        };
+        let saved = self.run(family, "-save", &["-t", Table::Filter.as_str()], "", drop);
+        saved.map_or(true, |text| text.lines().any(is_others))
     }
 
     /// Runs one of the programs in the calling thread's network namespace. Answers what it prints.

@@ -1,6 +1,6 @@
 //! Reading what the packet filter holds.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -81,9 +81,10 @@ pub fn chains(socket: &mut Socket, table: &Table) -> Result<Vec<ChainState>> {
         .collect()
 }
 
-/// Whether somebody filters what is forwarded: a base chain that drops what no rule decides about, or that has
-/// rules. Tables that are ours don't count.
-pub fn is_forwarding_filtered(socket: &mut Socket, is_ours: impl Fn(&str) -> bool) -> Result<bool> {
+/// The tables that filter what is forwarded, by their names: each has a base chain there that drops what no rule
+/// decides about, or that has rules.
+pub fn forwarding_filters(socket: &mut Socket) -> Result<BTreeSet<Name>> {
+    let mut found = BTreeSet::new();
     for family in [uapi::NFPROTO_INET, uapi::NFPROTO_IPV4, uapi::NFPROTO_IPV6] {
         let request = header(family, 0);
         let kind = message_type(uapi::NFT_MSG_GETCHAIN);
@@ -97,31 +98,29 @@ pub fn is_forwarding_filtered(socket: &mut Socket, is_ours: impl Fn(&str) -> boo
             let hook = find(&message, uapi::NFTA_CHAIN_HOOK).and_then(|hook| {
                 attributes(hook.value).find(|a| a.kind == uapi::NFTA_HOOK_HOOKNUM)?.be32()
             });
-            if hook != Some(uapi::NF_INET_FORWARD) || is_ours(table) {
+            if hook != Some(uapi::NF_INET_FORWARD) {
                 continue;
             }
             let policy = find(&message, uapi::NFTA_CHAIN_POLICY).and_then(Attribute::be32);
             if policy.is_some_and(|policy| policy != uapi::NF_ACCEPT.cast_unsigned()) {
-                return Ok(true);
+                found.insert(Name::from(table));
             }
             chains.insert((table.to_owned(), chain.to_owned()));
         }
         if chains.is_empty() {
             continue;
         }
-        let mut has_rules = false;
         let kind = message_type(uapi::NFT_MSG_GETRULE);
         socket.stream("list rules", kind, &request, |message| {
             let place = text(&message, uapi::NFTA_RULE_TABLE)
                 .zip(text(&message, uapi::NFTA_RULE_CHAIN))
                 .map(|(table, chain)| (table.to_owned(), chain.to_owned()));
-            has_rules |= place.is_some_and(|place| chains.contains(&place));
+            found.extend(
+                place.filter(|place| chains.contains(place)).map(|(table, _)| Name::from(&*table)),
+            );
         })?;
-        if has_rules {
-            return Ok(true);
-        }
     }
-    Ok(false)
+    Ok(found)
 }
 
 /// The rules of a table, in the order of their chains and of their place in each.

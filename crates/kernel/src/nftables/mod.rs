@@ -17,8 +17,8 @@ mod uapi;
 pub use batch::{Batch, Operation, Refusal, Refused};
 pub use bulk::Bulk;
 pub use dump::{
-    ChainState, RuleState, SetState, chains, elements, elements_with_keys, generation,
-    is_forwarding_filtered, rules, sets, table_exists,
+    ChainState, RuleState, SetState, chains, elements, elements_with_keys, forwarding_filters,
+    generation, rules, sets, table_exists,
 };
 pub use expression::{
     AddressType, Comparison, ConntrackKey, DynamicSetOperation, Expression, FibAddress, MetaKey,
