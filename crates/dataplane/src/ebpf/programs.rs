@@ -69,8 +69,9 @@ const MEMORY_PER_CLIENT: u64 = 512 << 10;
 const CLIENTS: (u64, u64) = (4096, 262_144);
 /// So many times more translations are remembered, of which a connection has four at most.
 const TRANSLATIONS: u32 = 8;
-/// Both directions of packets at a link.
-const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+/// Both directions of packets at a link, in the order in which programs are attached: what one at ingress begins
+/// one at egress has to go on with.
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// Where programs are attached, and what is there.
 #[derive(Debug)]
@@ -240,16 +241,19 @@ impl Programs {
         }
         let own = self.directory.join(&generation.name);
         let pins = own.join("tcx");
-        let mut wanted = BTreeMap::new();
+        let pin = |index: &u32, direction: Direction| format!("{index}-{}", direction.name());
+        let mut wanted = Vec::new();
         for direction in DIRECTIONS {
-            let pin = |index: &u32| format!("{index}-{}", direction.name());
-            wanted.extend(devices.iter().map(|(index, name)| (pin(index), (direction, name))));
+            let of_all =
+                devices.iter().map(|(index, name)| (pin(index, direction), direction, name));
+            wanted.extend(of_all);
         }
-        for surplus in names_in(&pins)?.into_iter().filter(|name| !wanted.contains_key(name)) {
+        let is_wanted = |name: &String| wanted.iter().any(|(pin, ..)| pin == name);
+        for surplus in names_in(&pins)?.into_iter().filter(|name| !is_wanted(name)) {
             remove_file(&pins.join(surplus))?;
         }
         let mut count = 0;
-        for (pin, (direction, device)) in wanted {
+        for (pin, direction, device) in wanted {
             let pin = pins.join(pin);
             if Link::is_attached(&pin)? {
                 continue;
