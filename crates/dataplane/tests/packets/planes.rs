@@ -176,6 +176,11 @@ impl Plane {
         (self == Plane::Ipvs && !has_ipvs()).then_some("this kernel has no IPVS")
     }
 
+    /// Whether connections that it translates as packets are tracked by the kernel.
+    pub(crate) fn tracks(self) -> bool {
+        self != Plane::Ebpf || !kernel::bpf::PacketProgram::is_possible()
+    }
+
     /// Runs a test on it and keeps how it ended, if the data plane is wanted and can pass it.
     pub(crate) fn test(self, name: &str, body: impl FnOnce(Plane)) {
         let subject = Subject::Test(name);

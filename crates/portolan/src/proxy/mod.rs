@@ -166,7 +166,7 @@ impl Proxy {
                 match &update {
                     Update::Group(id, group) => followers.follow(world, id, group.as_ref()),
                     Update::Node(node, _) => followers.set_node(node),
-                    Update::Tampered(_) => {}
+                    Update::Host | Update::Tampered(_) => {}
                 }
                 let id = match &update {
                     Update::Group(id, Some(_)) => Some(id.clone()),
