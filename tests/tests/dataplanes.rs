@@ -94,7 +94,7 @@ fn nodes_of_a_lab_run_on_iptables_and_change_their_mind() {
 
 #[test]
 fn nodes_of_a_lab_run_on_ebpf_and_change_their_mind() {
-    nodes_change_their_mind("ebpf", "nft delete table ip portolan-ebpf");
+    nodes_change_their_mind("ebpf", "rm /sys/fs/bpf/portolan/*/*/links/connect4");
 }
 
 /// A lab on one data plane, of which a node goes to nftables and comes back. `tampering` is what others do
