@@ -273,6 +273,62 @@ static __always_inline void note(struct translation *known, const struct packet 
 		known->flags |= flags;
 }
 
+/*
+ * Forgets a connection with its last packet: one that resets it, or one that both ends' FIN came before. What
+ * this packet itself needs where it goes out is forgotten there.
+ *
+ * `known` is what changes the packet where it comes in.
+ */
+static __always_inline void end(const struct packet *packet, const struct translation *known)
+{
+	struct tuple key = packet->tuple, going = packet->tuple;
+	struct translation *other;
+	bool is_reset = packet->tcp_flags & TCP_RST;
+
+	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later ||
+	    !(known->flags & (IS_CLOSING | IS_RESET)) || packet->tcp_flags & TCP_FIN)
+		return;
+	if (known->flags & IS_REQUEST) {
+		struct endpoint client = packet->tuple.source, given = known->to;
+
+		key.source = given;
+		key.destination = client;
+		other = find_translation(&key, AT_EGRESS);
+		if (!is_reset && !(other && other->flags & IS_CLOSING))
+			return;
+		bpf_map_delete_elem(&translations, &key);
+		going.destination = given;
+		other = find_translation(&going, AT_EGRESS);
+		if (other) {
+			key.destination = other->to;
+			other->flags |= IS_OVER;
+		}
+		key.hook = AT_INGRESS;
+		bpf_map_delete_elem(&translations, &key);
+	} else {
+		struct endpoint given = packet->tuple.source, client = known->to;
+
+		going.destination = client;
+		other = find_translation(&going, AT_EGRESS);
+		if (!other)
+			return;
+		key.source = client;
+		key.destination = other->to;
+		struct translation *first = find_translation(&key, AT_INGRESS);
+
+		if (!is_reset && !(first && first->flags & IS_CLOSING))
+			return;
+		other->flags |= IS_OVER;
+		bpf_map_delete_elem(&translations, &key);
+		key.destination = given;
+		key.hook = AT_EGRESS;
+		bpf_map_delete_elem(&translations, &key);
+	}
+	key = packet->tuple;
+	key.hook = AT_INGRESS;
+	bpf_map_delete_elem(&translations, &key);
+}
+
 /* Gives a packet another destination, and sends it there. */
 static __always_inline int lead(struct __sk_buff *skb, const struct packet *packet,
 				const struct endpoint *to, bool is_seen_by_nobody)
@@ -325,8 +381,11 @@ int ingress(struct __sk_buff *skb)
 	if (known && !is_over(known, &packet)) {
 		struct endpoint to = known->to;
 
+		bool is_taken_over = known->flags & IS_TAKEN_OVER;
+
 		note(known, &packet);
-		return lead(skb, &packet, &to, known->flags & IS_TAKEN_OVER);
+		end(&packet, known);
+		return lead(skb, &packet, &to, is_taken_over);
 	}
 	if (has_ports && !begins(&packet))
 		return NEXT;
@@ -377,8 +436,11 @@ int egress(struct __sk_buff *skb)
 		if (known->flags & TO_BE_MASQUERADED && !masquerade(&packet, device, known))
 			return LOST;
 		struct endpoint to = known->to;
+		bool is_over = known->flags & IS_OVER;
 
 		note(known, &packet);
+		if (is_over)
+			bpf_map_delete_elem(&translations, tuple);
 		return write_endpoint(skb, &packet, true, &tuple->source, &to) ? NEXT : LOST;
 	}
 	/* What came from elsewhere was looked at when it came. */

@@ -176,6 +176,8 @@ struct translation {
  * for a mistake: its packets are not shown to anybody.
  */
 #define IS_TAKEN_OVER 32
+/* The packet that comes now is the last one of the connection. */
+#define IS_OVER 64
 
 /* Value of `devices`, by number of the link. */
 struct device {
