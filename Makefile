@@ -34,7 +34,7 @@ VM_BINARY = $(VM) --memory 2048 --module ip_vs $(BINARY_COMMANDS:%=--command %) 
 # Where the matrix of data planes has what its runs say.
 RESULTS := $(CURDIR)/target/dataplanes
 # Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
-NATIVE_PLANES := nftables,iptables-nft,iptables-legacy
+NATIVE_PLANES := nftables,iptables-nft,iptables-legacy,ebpf
 
 .PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick bench-vm lint format clean
 
