@@ -354,7 +354,16 @@ impl Backend for Ebpf {
 
     fn forget_connections(&mut self) -> Result<usize> {
         // Connections of sockets are with endpoints as such, and nobody translates them.
-        self.companion.forget_connections()
+        let adopted = match &self.generation {
+            Some(_) => None,
+            None if self.is_of_other_node()? => None,
+            None => self.programs.adopt()?,
+        };
+        let of_programs = match self.generation.as_ref().or(adopted.as_ref()) {
+            Some(generation) => flows::forget_all(&generation.tables.translations)?,
+            None => 0,
+        };
+        Ok(of_programs + self.companion.forget_connections()?)
     }
 
     fn cleanup(&mut self) -> Result<()> {

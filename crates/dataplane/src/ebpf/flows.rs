@@ -146,6 +146,18 @@ pub(super) fn forget_ended(translations: &Translations) -> Result<usize> {
     Ok(count)
 }
 
+/// Forgets all connections. Answers how many they were.
+pub(super) fn forget_all(translations: &Translations) -> Result<usize> {
+    let (mut keys, mut count) = (Vec::new(), 0);
+    for (key, value) in translations.entries()? {
+        let is_request = Translation::get(&value).flags & Translation::IS_REQUEST != 0;
+        count += usize::from(is_request && Tuple::get(&key).hook == Hook::Ingress);
+        keys.push(key);
+    }
+    translations.delete_all(&keys)?;
+    Ok(count)
+}
+
 /// The keys of a connection, of which the first is known.
 fn keys_of(first: &Tuple, value: &Translation, all: &HashMap<Tuple, Translation>) -> Vec<Tuple> {
     let (client, given) = (first.source, value.to);

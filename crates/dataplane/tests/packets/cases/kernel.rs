@@ -52,6 +52,9 @@ impl Runner {
         let mut clients = Clients::new();
         let mut backend = self.hosts.node.run(|| self.plane.open());
         self.hosts.node.run(forget_datagrams);
+        if !self.plane.tracks() {
+            backend.forget_connections().unwrap();
+        }
         for (i, step) in row.steps().iter().enumerate() {
             let (changed, node_changed) = scene.follow(step);
             // The first step starts from what the row before has left, as a restarted proxy does.
