@@ -22,10 +22,11 @@ use super::flows;
 use super::host::{Filters, Host};
 use super::layout::{
     Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node,
-    Range, Set, Slot, SourceRange, Translation, Tuple, Wire,
+    Range, Set, Slot, SourceRange, Translation, Tuple,
 };
 use super::programs::{Generation, PRESENT, Programs, Ranges, Tables};
 use super::watch::{Expected, ProgramWatcher};
+use super::wire::Wire;
 use crate::backend::{Backend, Delta, Watcher};
 use crate::{Error, Result};
 

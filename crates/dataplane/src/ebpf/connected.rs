@@ -14,8 +14,9 @@ use kernel::cgroup::Cgroup;
 use kernel::netns::Netns;
 use kernel::sockets::{self, Connected, Transport};
 
-use super::layout::{Peer, Wire};
+use super::layout::Peer;
 use super::programs::Peers;
+use super::wire::Wire;
 use crate::Result;
 
 /// Connects sockets of a cgroup again that talk to endpoints which do not serve any more (`lost`), or that were

@@ -10,8 +10,9 @@ use kernel::netlink::{self, Socket};
 use kernel::netns::Netns;
 use kernel::nftables::Family;
 
-use super::layout::{Endpoint, Hook, Translation, Tuple, Wire};
+use super::layout::{Endpoint, Hook, Translation, Tuple};
 use super::programs::Translations;
+use super::wire::Wire;
 use crate::Result;
 
 /// TCP's number in IP headers.

@@ -1,8 +1,10 @@
-//! eBPF: Services resolved where sockets connect, so that packets carry a pod's address from the start.
+//! eBPF: Services resolved where sockets connect, so that packets carry a pod's address from the start, and at
+//! links for all others.
 //!
 //! | file | subject |
 //! |---|---|
 //! | `layout` | keys and values of the maps, as `bpf/portolan.h` has them |
+//! | `wire` | how they become bytes |
 //! | `render` | what a group puts into the maps |
 //! | `content` | what the maps hold, and what leads from one content to the next |
 //! | `programs` | what is loaded and attached, and how it outlives this process |
@@ -13,9 +15,8 @@
 //! | `watch` | who notices that programs were detached |
 //! | `backend` | what is done in which order |
 //!
-//! What no socket of ours has resolved (what comes from other hosts, SCTP, what may come only from some
-//! sources, what is to be lost in silence) is left to packets: a table of nftables with the whole plan
-//! stands behind ([`Role::Complete`](crate::nftables::Role::Complete)).
+//! What no socket of ours has asked is translated at the node's links. What programs leave (SCTP, and on
+//! kernels without tcx all packets) is left to a table of nftables, see [`Role`](crate::nftables::Role).
 
 mod backend;
 #[cfg(test)]
@@ -29,5 +30,6 @@ pub mod layout;
 mod programs;
 pub mod render;
 mod watch;
+pub mod wire;
 
 pub use backend::Ebpf;

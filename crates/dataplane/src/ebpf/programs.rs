@@ -25,8 +25,9 @@ use kernel::cgroup::Cgroup;
 use super::content::Counts;
 use super::layout::{
     Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set,
-    Slot, SourceRange, Translation, Tuple, Wire,
+    Slot, SourceRange, Translation, Tuple,
 };
+use super::wire::Wire;
 use crate::number::hash;
 use crate::{Error, Result};
 

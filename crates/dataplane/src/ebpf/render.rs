@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use model::Family;
 use plan::{Action, Frontend, Group, Origin};
 
-use super::layout::{self, Deed, FrontendKey, Masquerades, Member, SourceRange, Wire, is_seen};
+use super::layout::{self, Deed, FrontendKey, Masquerades, Member, SourceRange, is_seen};
+use super::wire::Wire;
 use crate::number::{hash, port_number, set_number};
 
 /// A day: the longest timeout of affinity in seconds that the API takes.
