@@ -356,6 +356,16 @@ static __always_inline bool is_loopback(const struct address *address)
 	       address->word[3] == bpf_htonl(1);
 }
 
+/* The frontend that a packet meets, if any; else whether its destination is a virtual address. */
+static __always_inline struct frontend *meet(const struct tuple *tuple, bool has_ports,
+					     bool is_of_node, bool *is_virtual)
+{
+	if (has_ports)
+		return find_frontend(&tuple->destination, tuple->protocol, is_of_node, is_virtual);
+	*is_virtual = is_virtual_address(&tuple->destination.address);
+	return NULL;
+}
+
 SEC("classifier/ingress")
 int ingress(struct __sk_buff *skb)
 {
@@ -389,10 +399,8 @@ int ingress(struct __sk_buff *skb)
 	}
 	if (has_ports && !begins(&packet))
 		return NEXT;
-	bool is_virtual = !has_ports && is_virtual_address(&tuple->destination.address);
-	struct frontend *frontend =
-		has_ports ? find_frontend(&tuple->destination, tuple->protocol, false, &is_virtual)
-			  : NULL;
+	bool is_virtual = false;
+	struct frontend *frontend = meet(tuple, has_ports, false, &is_virtual);
 
 	if (!frontend) {
 		if (is_virtual)
@@ -447,10 +455,8 @@ int egress(struct __sk_buff *skb)
 	if (skb->ingress_ifindex)
 		return NEXT;
 	/* What the node sends to a virtual address was not led anywhere by its socket. */
-	bool is_virtual = !has_ports && is_virtual_address(&tuple->destination.address);
-	struct frontend *frontend =
-		has_ports ? find_frontend(&tuple->destination, tuple->protocol, true, &is_virtual)
-			  : NULL;
+	bool is_virtual = false;
+	struct frontend *frontend = meet(tuple, has_ports, true, &is_virtual);
 
 	if (frontend) {
 		if (frontend->node == DROP)
