@@ -40,9 +40,9 @@ impl Cgroup {
         let group = Self { path: path.to_owned() };
         match path.join("cgroup.procs").exists() {
             true => Ok(group),
-            false => Err(group.error(
-                "use (it has to be a directory of the cgroup2 file system)",
-                Errno::ENOTDIR.into(),
+            false => Err(Error::os(
+                format!("use {} (not a directory of the cgroup2 file system)", path.display()),
+                Errno::ENOTDIR,
             )),
         }
     }
