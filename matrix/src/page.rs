@@ -55,7 +55,8 @@ fn write_tables(text: &mut String, made: &Made, matrix: &Matrix) -> std::fmt::Re
     }
 
     let names = Plane::ALL.map(Plane::name).join(" | ");
-    writeln!(text, "\n| cases | {names} |\n|---|--:|--:|--:|--:|")?;
+    let each = |cell: &str| cell.repeat(Plane::ALL.len());
+    writeln!(text, "\n| cases | {names} |\n|---|{}", each("--:|"))?;
     let lines: Vec<&Line> = matrix.sections.iter().flat_map(|section| &section.lines).collect();
     for what in ["passed", "not possible", "not run", "FAILED", "elsewhere"] {
         let count = |place: usize| {
@@ -65,9 +66,9 @@ fn write_tables(text: &mut String, made: &Made, matrix: &Matrix) -> std::fmt::Re
         writeln!(text, "| {what} | {} |", counts.join(" | "))?;
     }
 
-    writeln!(text, "\n| | case | {names} |\n|---|---|---|---|---|---|")?;
+    writeln!(text, "\n| | case | {names} |\n|---|---|{}", each("---|"))?;
     for section in &matrix.sections {
-        writeln!(text, "| | **{}** | | | | |", escape(&section.title))?;
+        writeln!(text, "| | **{}** |{}", escape(&section.title), each(" |"))?;
         for Line { id, says, cells } in &section.lines {
             let cells: Vec<String> = cells.iter().map(cell).collect();
             writeln!(text, "| {id} | {} | {} |", escape(says), cells.join(" | "))?;
