@@ -55,7 +55,7 @@ test: test-unit test-e2e test-vm ## Run all tests (root), also under older kerne
 
 test-unit: ## Run unit, property and kernel tests (root).
 	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
-	$(CARGO) test --workspace --exclude e2e
+	$(CARGO) test --workspace --exclude e2e --no-fail-fast
 
 test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets and kubectl.
 	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)

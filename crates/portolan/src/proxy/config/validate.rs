@@ -154,7 +154,7 @@ mod tests {
             ("bindAddress: here", "bindAddress"),
             ("healthzBindAddress: '0.0.0.0'", "healthzBindAddress"),
             ("metricsBindAddress: '127.0.0.1:0'", "metricsBindAddress"),
-            ("mode: ebpf", "mode"),
+            ("mode: userspace", "mode"),
             ("detectLocalMode: Guess", "detectLocalMode"),
             ("detectLocalMode: BridgeInterface", "detectLocal.bridgeInterface"),
             ("detectLocalMode: InterfaceNamePrefix", "detectLocal.interfaceNamePrefix"),
