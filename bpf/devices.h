@@ -17,14 +17,22 @@
 
 #include <linux/pkt_cls.h>
 
+#include "errors.h"
 #include "forward.h"
-#include "packet.h"
 #include "refusal.h"
 #include "tables.h"
+
+/*
+ * What a packet is marked with, in a field that nothing else uses since Linux 6.4, from where its destination was
+ * changed to where it leaves.
+ */
+#define LED 0x706f
 
 /* What a program answers: others are asked too, or the packet is lost. */
 #define NEXT TC_ACT_UNSPEC
 #define LOST TC_ACT_SHOT
+/* Or it is led to where was found. */
+#define GO_ON (-2)
 
 /* How long a UDP client may be silent before its next datagram is led anew. */
 #define UDP_TIMEOUT (120 * SECOND)
@@ -151,9 +159,11 @@ static __always_inline bool is_used(const struct translation *known, __u8 protoc
  * Finds an endpoint for a client's new connection and writes down how its packets are changed: the
  * destination of requests, and the source of answers. The source of requests follows where they go out.
  */
-static __always_inline bool begin(const struct packet *packet, const struct frontend *frontend,
-				  __u64 set, bool is_masqueraded, struct endpoint *chosen)
+SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend, __u64 set,
+		    bool is_masqueraded, struct endpoint *chosen)
 {
+	if (!packet || !frontend || !chosen)
+		return false;
 	const struct tuple *tuple = &packet->tuple;
 	struct tuple key = {.source = tuple->source, .protocol = tuple->protocol};
 	struct translation value = {.port = frontend->port, .seen = bpf_ktime_get_ns()};
@@ -215,31 +225,35 @@ static __always_inline __be16 some_port(const struct node *own, __be16 of_client
 	return bpf_htons(number < first ? own->low_port + number : own->high_port + number - first);
 }
 
-/* Finds a source for a connection that leaves by a link, and has answers to it brought to the client. */
-static __always_inline bool masquerade(const struct packet *packet, const struct device *device,
-				       struct translation *known)
+/*
+ * Finds a source for a connection whose packets, as `tuple` has them, leave by a link, and has answers to it
+ * brought to the client.
+ */
+SEPARATE bool masquerade(const struct tuple *tuple, const struct device *device, struct translation *known)
 {
+	if (!tuple || !device || !known)
+		return false;
 	__u32 first = 0;
 	struct node *own = bpf_map_lookup_elem(&node, &first);
 	struct tuple answer = {
-		.source = packet->tuple.destination,
-		.protocol = packet->tuple.protocol,
+		.source = tuple->destination,
+		.protocol = tuple->protocol,
 		.hook = AT_INGRESS,
 	};
 	struct translation back = {
-		.to = packet->tuple.source, .port = known->port, .seen = bpf_ktime_get_ns()};
+		.to = tuple->source, .port = known->port, .seen = bpf_ktime_get_ns()};
 
 	if (!own)
 		return false;
 	/* Not by a computed offset, of which the verifier does not see how far it goes. */
-	if (packet->is_v6) {
-		answer.destination.address = device->v6;
+	if (is_v4(&tuple->source.address)) {
+		answer.destination.address = device->v4;
 		barrier();
 	} else {
-		answer.destination.address = device->v4;
+		answer.destination.address = device->v6;
 	}
 	for (int i = 0; i < TRIES; i++) {
-		answer.destination.port = some_port(own, packet->tuple.source.port);
+		answer.destination.port = some_port(own, tuple->source.port);
 		if (bpf_map_update_elem(&translations, &answer, &back, BPF_NOEXIST)) {
 			struct translation *other = bpf_map_lookup_elem(&translations, &answer);
 
@@ -279,15 +293,17 @@ static __always_inline void note(struct translation *known, const struct packet 
  *
  * `known` is what changes the packet where it comes in.
  */
-static __always_inline void end(const struct packet *packet, const struct translation *known)
+SEPARATE int end(const struct packet *packet, const struct translation *known)
 {
+	if (!packet || !known)
+		return 0;
 	struct tuple key = packet->tuple, going = packet->tuple;
 	struct translation *other;
 	bool is_reset = packet->tcp_flags & TCP_RST;
 
 	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later ||
 	    !(known->flags & (IS_CLOSING | IS_RESET)) || packet->tcp_flags & TCP_FIN)
-		return;
+		return 0;
 	if (known->flags & IS_REQUEST) {
 		struct endpoint client = packet->tuple.source, given = known->to;
 
@@ -295,7 +311,7 @@ static __always_inline void end(const struct packet *packet, const struct transl
 		key.destination = client;
 		other = find_translation(&key, AT_EGRESS);
 		if (!is_reset && !(other && other->flags & IS_CLOSING))
-			return;
+			return 0;
 		bpf_map_delete_elem(&translations, &key);
 		going.destination = given;
 		other = find_translation(&going, AT_EGRESS);
@@ -311,13 +327,13 @@ static __always_inline void end(const struct packet *packet, const struct transl
 		going.destination = client;
 		other = find_translation(&going, AT_EGRESS);
 		if (!other)
-			return;
+			return 0;
 		key.source = client;
 		key.destination = other->to;
 		struct translation *first = find_translation(&key, AT_INGRESS);
 
 		if (!is_reset && !(first && first->flags & IS_CLOSING))
-			return;
+			return 0;
 		other->flags |= IS_OVER;
 		bpf_map_delete_elem(&translations, &key);
 		key.destination = given;
@@ -327,21 +343,105 @@ static __always_inline void end(const struct packet *packet, const struct transl
 	key = packet->tuple;
 	key.hook = AT_INGRESS;
 	bpf_map_delete_elem(&translations, &key);
+	return 0;
 }
 
-/* Gives a packet another destination, and sends it there. */
-static __always_inline int lead(struct __sk_buff *skb, const struct packet *packet,
-				const struct endpoint *to, bool is_seen_by_nobody)
+/* Gives a packet that leaves by a link the source that is known for it; `tuple` is how it would leave. */
+static __always_inline bool change_source(const struct packet *packet, struct tuple *tuple,
+					  struct translation *known, const struct device *device)
 {
+	if (known->flags & TO_BE_MASQUERADED && !masquerade(tuple, device, known))
+		return false;
+	struct endpoint to = known->to;
+	bool is_over = known->flags & IS_OVER;
+
+	note(known, packet);
+	if (is_over)
+		bpf_map_delete_elem(&translations, tuple);
+	tuple->source = to;
+	return true;
+}
+
+/*
+ * Gives a packet another destination. It is sent there at once, with its other source, or goes on through the
+ * node's stack and gets that where it leaves.
+ */
+SEPARATE int lead(struct __sk_buff *skb, struct packet *packet, const struct endpoint *to,
+		  bool is_seen_by_nobody)
+{
+	if (!packet || !to)
+		return LOST;
 	__u32 first = 0;
 	struct node *own = bpf_map_lookup_elem(&node, &first);
+	struct tuple changed = packet->tuple;
+	struct way way = {};
 
-	if (!is_same(&packet->tuple.destination, to) &&
-	    !write_endpoint(skb, packet, false, &packet->tuple.destination, to))
+	changed.destination = *to;
+	if ((is_seen_by_nobody || (own && own->flags & MAY_REDIRECT)) && find_way(skb, packet, to, &way)) {
+		struct device *device = bpf_map_lookup_elem(&devices, &way.link);
+
+		if (device) {
+			struct translation *known = find_translation(&changed, AT_EGRESS);
+
+			if (known && !change_source(packet, &changed, known, device))
+				return LOST;
+			if (!rewrite(skb, packet, &changed, true))
+				return LOST;
+			return send(skb, packet, &way, device);
+		}
+	}
+	skb->tc_index = LED;
+	if (!is_same(&packet->tuple.destination, to) && !rewrite(skb, packet, &changed, false))
 		return LOST;
-	if (is_seen_by_nobody || (own && own->flags & MAY_REDIRECT))
-		return forward(skb, packet, to);
 	return NEXT;
+}
+
+/* Brings an error to whom it concerns. */
+SEPARATE int lead_error(struct __sk_buff *skb, struct packet *packet)
+{
+	struct failure failure = {};
+	struct translation *known;
+
+	if (!packet || !read_failure(skb, packet, &failure))
+		return NEXT;
+	known = find_translation(&failure.answer, AT_INGRESS);
+	if (!known)
+		return NEXT;
+	struct endpoint to = known->to, *told = &failure.answer.destination;
+
+	/* It is told to whom it is about, or is none. */
+	if (!is_same_address(&told->address, &packet->tuple.destination.address))
+		return NEXT;
+	skb->tc_index = LED;
+	if (is_same(told, &to))
+		return NEXT;
+	return rewrite_repeated(skb, packet, &failure, true, told, &to) &&
+			       rewrite_outer(skb, packet, &packet->tuple.source.address, &to.address)
+		       ? NEXT
+		       : LOST;
+}
+
+/* Has an error that leaves tell of what was asked for. */
+SEPARATE int show_error(struct __sk_buff *skb, struct packet *packet)
+{
+	struct failure failure = {};
+	struct translation *known;
+
+	if (!packet || !read_failure(skb, packet, &failure))
+		return NEXT;
+	known = find_translation(&failure.answer, AT_EGRESS);
+	if (!known || known->flags & TO_BE_MASQUERADED)
+		return NEXT;
+	struct endpoint to = known->to, *told = &failure.answer.source;
+	/* A router between tells in its own name. */
+	bool is_by_itself = is_same_address(&told->address, &packet->tuple.source.address);
+
+	if (!rewrite_repeated(skb, packet, &failure, false, told, &to))
+		return LOST;
+	return !is_by_itself || rewrite_outer(skb, packet, &to.address,
+					      &packet->tuple.destination.address)
+		       ? NEXT
+		       : LOST;
 }
 
 #define LOOPBACK_V4 bpf_htonl(0x7f000000)
@@ -366,108 +466,159 @@ static __always_inline struct frontend *meet(const struct tuple *tuple, bool has
 	return NULL;
 }
 
-SEC("classifier/ingress")
-int ingress(struct __sk_buff *skb)
+/* Finds an endpoint, `to`, for a packet that belongs to no known connection, if it is for a frontend. */
+SEPARATE int start(struct __sk_buff *skb, struct packet *packet, struct endpoint *to)
 {
-	struct packet packet = {};
-	__u32 link = skb->ifindex;
-	struct device *device = bpf_map_lookup_elem(&devices, &link);
-
-	if (!device || !read_packet(skb, device->header, &packet))
-		return NEXT;
-	struct tuple *tuple = &packet.tuple;
-
-	if (is_loopback(&tuple->destination.address))
+	if (!packet || !to)
 		return LOST;
-	/* To what tells of a failure nobody answers. */
-	if (packet.is_error)
-		return NEXT;
-	bool has_ports = tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
-
-	if (has_ports && !complete_fragment(&packet))
-		return NEXT;
-	struct translation *known = has_ports ? find_translation(tuple, AT_INGRESS) : NULL;
-
-	if (known && !is_over(known, &packet)) {
-		struct endpoint to = known->to;
-
-		bool is_taken_over = known->flags & IS_TAKEN_OVER;
-
-		note(known, &packet);
-		end(&packet, known);
-		return lead(skb, &packet, &to, is_taken_over);
-	}
-	if (has_ports && !begins(&packet))
-		return NEXT;
+	const struct tuple *tuple = &packet->tuple;
 	bool is_virtual = false;
-	struct frontend *frontend = meet(tuple, has_ports, false, &is_virtual);
+	struct frontend *frontend = meet(tuple, has_ports(packet), false, &is_virtual);
 
 	if (!frontend) {
 		if (is_virtual)
-			return refuse(skb, &packet, device, 0);
+			return refuse(skb, packet, 0);
 		return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
 	}
 	if (!may_connect(frontend, &tuple->source.address))
 		return LOST;
-	bool is_pod = device->flags & OF_PODS || is_in(&pods, &tuple->source.address);
+	__u32 link = skb->ifindex;
+	struct device *device = bpf_map_lookup_elem(&devices, &link);
+	bool is_pod = (device && device->flags & OF_PODS) || is_in(&pods, &tuple->source.address);
 	__u64 set = is_pod ? frontend->pod : frontend->outside;
 	bool is_masqueraded =
 		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
-	struct endpoint chosen = {};
 
 	if (set == DROP)
 		return LOST;
 	if (set == REFUSE)
-		return refuse(skb, &packet, device, 0);
-	if (!begin(&packet, frontend, set, is_masqueraded, &chosen))
-		return LOST;
-	return lead(skb, &packet, &chosen, false);
+		return refuse(skb, packet, 0);
+	return begin(packet, frontend, set, is_masqueraded, to) ? GO_ON : LOST;
 }
 
-SEC("classifier/egress")
-int egress(struct __sk_buff *skb)
+/* A packet comes in by a link, with its IP header at `l3`. */
+static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 {
 	struct packet packet = {};
-	__u32 link = skb->ifindex;
-	struct device *device = bpf_map_lookup_elem(&devices, &link);
 
-	if (!device || !read_packet(skb, device->header, &packet))
+	/* Another node may be at the other end of a veth pair. */
+	if (skb->tc_index)
+		skb->tc_index = 0;
+	if (!read_packet(skb, l3, &packet))
 		return NEXT;
-	struct tuple *tuple = &packet.tuple;
-	bool has_ports = tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+	if (is_loopback(&packet.tuple.destination.address))
+		return LOST;
+	if (packet.is_error)
+		return lead_error(skb, &packet);
+	struct translation *known = NULL;
+	struct endpoint to = {};
+	bool is_taken_over = false;
 
-	if (packet.is_error || (has_ports && !complete_fragment(&packet)))
-		return NEXT;
-	struct translation *known = has_ports ? find_translation(tuple, AT_EGRESS) : NULL;
-
-	if (known) {
-		if (known->flags & TO_BE_MASQUERADED && !masquerade(&packet, device, known))
-			return LOST;
-		struct endpoint to = known->to;
-		bool is_over = known->flags & IS_OVER;
-
-		note(known, &packet);
-		if (is_over)
-			bpf_map_delete_elem(&translations, tuple);
-		return write_endpoint(skb, &packet, true, &tuple->source, &to) ? NEXT : LOST;
+	if (has_ports(&packet)) {
+		if (!complete_fragment(&packet))
+			return NEXT;
+		known = find_translation(&packet.tuple, AT_INGRESS);
 	}
-	/* What came from elsewhere was looked at when it came. */
-	if (skb->ingress_ifindex)
-		return NEXT;
-	/* What the node sends to a virtual address was not led anywhere by its socket. */
+	if (known && !is_over(known, &packet)) {
+		to = known->to;
+		is_taken_over = known->flags & IS_TAKEN_OVER;
+		note(known, &packet);
+		end(&packet, known);
+	} else {
+		if (!begins(&packet))
+			return NEXT;
+		int answer = start(skb, &packet, &to);
+
+		if (answer != GO_ON)
+			return answer;
+	}
+	return lead(skb, &packet, &to, is_taken_over);
+}
+
+/* A packet that the node itself sends, to a virtual address perhaps, was not led anywhere by its socket. */
+SEPARATE int keep_from_leaving(struct __sk_buff *skb, struct packet *packet)
+{
+	if (!packet)
+		return LOST;
+	const struct tuple *tuple = &packet->tuple;
 	bool is_virtual = false;
-	struct frontend *frontend = meet(tuple, has_ports, true, &is_virtual);
+	struct frontend *frontend = meet(tuple, has_ports(packet), true, &is_virtual);
 
 	if (frontend) {
 		if (frontend->node == DROP)
 			return LOST;
-		return frontend->node == REFUSE && begins(&packet)
-			       ? refuse(skb, &packet, device, BPF_F_INGRESS)
-			       : NEXT;
+		return frontend->node == REFUSE && begins(packet) ? refuse(skb, packet, BPF_F_INGRESS)
+								  : NEXT;
 	}
 	if (is_virtual)
-		return refuse(skb, &packet, device, BPF_F_INGRESS);
+		return refuse(skb, packet, BPF_F_INGRESS);
 	return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
+}
+
+/* A packet leaves that is known to have been led, or to be an answer to one that was. */
+SEPARATE int show(struct __sk_buff *skb, struct packet *packet, struct translation *known)
+{
+	__u32 link = skb->ifindex;
+	struct device *device = bpf_map_lookup_elem(&devices, &link);
+
+	if (!device || !packet || !known)
+		return LOST;
+	struct tuple changed = packet->tuple;
+
+	if (!change_source(packet, &changed, known, device))
+		return LOST;
+	return rewrite(skb, packet, &changed, false) ? NEXT : LOST;
+}
+
+/* A packet leaves by a link. */
+static __always_inline int go_out(struct __sk_buff *skb, __u32 l3)
+{
+	struct packet packet = {};
+	bool is_of_node = !skb->ingress_ifindex;
+
+	/* What came from elsewhere was looked at when it came. */
+	if (!is_of_node && skb->tc_index != LED)
+		return NEXT;
+	if (skb->tc_index)
+		skb->tc_index = 0;
+	if (!read_packet(skb, l3, &packet))
+		return NEXT;
+	if (packet.is_error)
+		return show_error(skb, &packet);
+	if (has_ports(&packet)) {
+		if (!complete_fragment(&packet))
+			return NEXT;
+		struct translation *known = find_translation(&packet.tuple, AT_EGRESS);
+
+		if (known)
+			return show(skb, &packet, known);
+	}
+	return is_of_node ? keep_from_leaving(skb, &packet) : NEXT;
+}
+
+SEC("classifier")
+int ingress(struct __sk_buff *skb)
+{
+	return come_in(skb, ETH_HLEN);
+}
+
+SEC("classifier")
+int egress(struct __sk_buff *skb)
+{
+	return go_out(skb, ETH_HLEN);
+}
+
+/* Links without a link layer, such as tunnels. */
+SEC("classifier")
+int ingress_bare(struct __sk_buff *skb)
+{
+	return come_in(skb, 0);
+}
+
+SEC("classifier")
+int egress_bare(struct __sk_buff *skb)
+{
+	return go_out(skb, 0);
 }
 
 #endif

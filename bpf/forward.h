@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Sending a packet on from where it came in, past the node's own stack. What that would do besides is done here:
- * a hop is counted, and what is too large is left to it.
+ * Sending a packet on from where it came in, past the node's own stack. What that would do besides is done by
+ * who sends it: a hop is counted, and what is too large is left to the stack.
  */
 #ifndef PORTOLAN_FORWARD_H
 #define PORTOLAN_FORWARD_H
@@ -14,73 +14,88 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-static __always_inline bool count_hop_v4(struct __sk_buff *skb, const struct packet *packet)
+/* Where a packet leaves the node. */
+struct way {
+	__u32 link;
+	bool has_neighbour; /* `header` is known */
+	struct ethhdr header;
+	struct bpf_redir_neigh hop;
+};
+
+/* Whether a packet may go on. */
+static __always_inline bool has_hops(struct __sk_buff *skb, const struct packet *packet)
 {
-	__u32 at = packet->l3 + offsetof(struct iphdr, ttl);
-	__u32 checksum = packet->l3 + offsetof(struct iphdr, check);
-	__be16 before, after;
 	__u8 hops;
 
-	/* With the protocol it makes a word of the checksum. */
-	if (bpf_skb_load_bytes(skb, at, &before, sizeof(before)))
-		return false;
-	hops = bpf_ntohs(before) >> 8;
-	if (hops <= 1)
-		return false;
-	after = bpf_htons(bpf_ntohs(before) - 0x100);
-	return !bpf_l3_csum_replace(skb, checksum, before, after, sizeof(after)) &&
-	       !bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0);
+	if (packet->is_v6)
+		return load_again(skb, packet, offsetof(struct ipv6hdr, hop_limit), &hops,
+				  sizeof(hops)) &&
+		       hops > 1;
+	return load_again(skb, packet, offsetof(struct iphdr, ttl), &hops, sizeof(hops)) && hops > 1;
 }
 
-static __always_inline bool count_hop_v6(struct __sk_buff *skb, const struct packet *packet)
+/* Finds the way of a packet to `to`, if it is not for the node itself and the stack has nothing to say about it. */
+SEPARATE bool find_way(struct __sk_buff *skb, const struct packet *packet, const struct endpoint *to,
+		       struct way *way)
 {
-	__u32 at = packet->l3 + offsetof(struct ipv6hdr, hop_limit);
-	__u8 hops;
-
-	if (bpf_skb_load_bytes(skb, at, &hops, sizeof(hops)) || hops <= 1)
+	if (!packet || !to || !way)
 		return false;
-	hops--;
-	return !bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), 0);
-}
-
-/* Sends a packet on, if it is not for the node itself; `destination` is where it goes now. */
-static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet,
-				   const struct endpoint *destination)
-{
 	const struct endpoint *source = &packet->tuple.source;
-	struct bpf_redir_neigh hop = {};
-	struct bpf_fib_lookup way = {
+	struct bpf_fib_lookup lookup = {
 		.l4_protocol = packet->tuple.protocol,
 		.sport = source->port,
-		.dport = destination->port,
+		.dport = to->port,
 		.ifindex = skb->ifindex,
 	};
 
+	/* Who it was from has to be told. */
+	if (!has_hops(skb, packet))
+		return false;
 	/* Of one that is put together of several it is not the length that goes out. */
 	if (!skb->gso_segs || skb->gso_segs == 1)
-		way.tot_len = skb->len - packet->l3;
+		lookup.tot_len = skb->len - packet->l3;
 	if (packet->is_v6) {
-		way.family = AF_INET6;
-		__builtin_memcpy(way.ipv6_src, &source->address, sizeof(way.ipv6_src));
-		__builtin_memcpy(way.ipv6_dst, &destination->address, sizeof(way.ipv6_dst));
+		lookup.family = AF_INET6;
+		__builtin_memcpy(lookup.ipv6_src, &source->address, sizeof(lookup.ipv6_src));
+		__builtin_memcpy(lookup.ipv6_dst, &to->address, sizeof(lookup.ipv6_dst));
 	} else {
-		way.family = AF_INET;
-		way.ipv4_src = source->address.word[3];
-		way.ipv4_dst = destination->address.word[3];
+		lookup.family = AF_INET;
+		lookup.ipv4_src = source->address.word[3];
+		lookup.ipv4_dst = to->address.word[3];
 	}
-	int answer = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	int answer = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
 
 	/* A neighbour that is not known yet is found by who sends it. */
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return TC_ACT_UNSPEC;
-	if (!(packet->is_v6 ? count_hop_v6(skb, packet) : count_hop_v4(skb, packet)))
-		return TC_ACT_UNSPEC;
-	hop.nh_family = way.family;
+		return false;
+	way->link = lookup.ifindex;
+	way->has_neighbour = answer == BPF_FIB_LKUP_RET_SUCCESS;
+	__builtin_memcpy(way->header.h_dest, lookup.dmac, sizeof(way->header.h_dest));
+	__builtin_memcpy(way->header.h_source, lookup.smac, sizeof(way->header.h_source));
+	way->header.h_proto = (__be16)skb->protocol;
+	way->hop.nh_family = lookup.family;
 	if (packet->is_v6)
-		__builtin_memcpy(hop.ipv6_nh, way.ipv6_dst, sizeof(hop.ipv6_nh));
+		__builtin_memcpy(way->hop.ipv6_nh, lookup.ipv6_dst, sizeof(way->hop.ipv6_nh));
 	else
-		hop.ipv4_nh = way.ipv4_dst;
-	return bpf_redirect_neigh(way.ifindex, &hop, sizeof(hop), 0);
+		way->hop.ipv4_nh = lookup.ipv4_dst;
+	return true;
+}
+
+/*
+ * Sends a packet that way; `device` is the link that it leaves by. What is behind a veth pair gets it at once,
+ * without waiting in a queue.
+ */
+static __always_inline int send(struct __sk_buff *skb, const struct packet *packet, struct way *way,
+				const struct device *device)
+{
+	bool has_header = packet->l3 == ETH_HLEN;
+
+	if (has_header && device->flags & HAS_PEER && way->has_neighbour) {
+		if (bpf_skb_store_bytes(skb, 0, &way->header, sizeof(way->header), 0))
+			return TC_ACT_SHOT;
+		return bpf_redirect_peer(way->link, 0);
+	}
+	return bpf_redirect_neigh(way->link, &way->hop, sizeof(way->hop), 0);
 }
 
 #endif

@@ -45,8 +45,8 @@ struct icmp_header {
 #define TCP_ACK 0x10
 
 struct packet {
-	struct tuple tuple;
-	__u32 l3;       /* offset of the IP header, */
+	struct tuple tuple; /* as it is on its way; `rewrite` makes another of it */
+	__u32 l3;       /* offset of the IP header: an Ethernet header's length, or 0, */
 	__u32 l4;       /* of what it carries, */
 	bool is_v6;
 	bool is_later;  /* a fragment without the header of what it carries, */
@@ -63,16 +63,53 @@ struct fragment_header {
 	__be32 identification;
 };
 
-static __always_inline bool read_v4(struct __sk_buff *skb, struct packet *packet)
+/*
+ * Reads from a packet. `offset` and `length` are known when this is compiled: headers lie in one piece nearly
+ * always, and are read there.
+ */
+static __always_inline bool load(struct __sk_buff *skb, __u32 offset, void *to, __u32 length)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (data + offset + length > end)
+		return !bpf_skb_load_bytes(skb, offset, to, length);
+	__builtin_memcpy(to, data + offset, length);
+	return true;
+}
+
+/* Reads from an IP header that was read before: the compiler does not remember its offset. */
+static __always_inline bool load_again(struct __sk_buff *skb, const struct packet *packet, __u32 offset,
+				       void *to, __u32 length)
+{
+	if (packet->l3 == ETH_HLEN)
+		return load(skb, ETH_HLEN + offset, to, length);
+	return load(skb, offset, to, length);
+}
+
+/* What TCP and UDP begin with, as far as it is read. */
+struct transport {
+	__be16 source;
+	__be16 destination;
+	__u32 sequence;
+	__u32 acknowledged;
+	__u8 offset;
+	__u8 tcp_flags;
+	__u16 window;
+};
+
+/* Of UDP there is less. */
+#define UDP_HEADER 8
+
+static __always_inline bool read_v4(struct __sk_buff *skb, __u32 l3, struct packet *packet)
 {
 	struct iphdr ip;
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (!load(skb, l3, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return false;
 	packet->tuple.source.address = mapped(ip.saddr);
 	packet->tuple.destination.address = mapped(ip.daddr);
 	packet->tuple.protocol = ip.protocol;
-	packet->l4 = packet->l3 + ip.ihl * 4;
+	packet->l4 = l3 + ip.ihl * 4;
 	__u16 fragment = bpf_ntohs(ip.frag_off);
 
 	packet->is_later = fragment & FRAGMENT_OFFSET;
@@ -81,23 +118,22 @@ static __always_inline bool read_v4(struct __sk_buff *skb, struct packet *packet
 	return true;
 }
 
-static __always_inline bool read_v6(struct __sk_buff *skb, struct packet *packet)
+static __always_inline bool is_extension(__u8 next)
 {
-	struct ipv6hdr ip;
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT;
+}
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)) || ip.version != 6)
+/* Passes over extension headers of IPv6, up to what they are followed by. */
+SEPARATE bool skip_extensions(struct __sk_buff *skb, struct packet *packet)
+{
+	if (!packet)
 		return false;
-	__builtin_memcpy(&packet->tuple.source.address, &ip.saddr, sizeof(struct address));
-	__builtin_memcpy(&packet->tuple.destination.address, &ip.daddr, sizeof(struct address));
-	packet->is_v6 = true;
-	packet->l4 = packet->l3 + sizeof(ip);
-	__u8 next = ip.nexthdr;
-
 	for (int i = 0; i < EXTENSIONS; i++) {
 		struct fragment_header header;
+		__u8 next = packet->tuple.protocol;
 
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_FRAGMENT)
+		if (!is_extension(next))
 			break;
 		/* All begin alike: what follows, and how long this one is. */
 		if (bpf_skb_load_bytes(skb, packet->l4, &header, sizeof(header)))
@@ -110,10 +146,23 @@ static __always_inline bool read_v6(struct __sk_buff *skb, struct packet *packet
 		} else {
 			packet->l4 += (header.reserved + 1) * 8;
 		}
-		next = header.next;
+		packet->tuple.protocol = header.next;
 	}
-	packet->tuple.protocol = next;
 	return true;
+}
+
+static __always_inline bool read_v6(struct __sk_buff *skb, __u32 l3, struct packet *packet)
+{
+	struct ipv6hdr ip;
+
+	if (!load(skb, l3, &ip, sizeof(ip)) || ip.version != 6)
+		return false;
+	__builtin_memcpy(&packet->tuple.source.address, &ip.saddr, sizeof(struct address));
+	__builtin_memcpy(&packet->tuple.destination.address, &ip.daddr, sizeof(struct address));
+	packet->is_v6 = true;
+	packet->l4 = l3 + sizeof(ip);
+	packet->tuple.protocol = ip.nexthdr;
+	return !is_extension(ip.nexthdr) || skip_extensions(skb, packet);
 }
 
 static __always_inline bool is_error_v4(__u8 type)
@@ -122,23 +171,54 @@ static __always_inline bool is_error_v4(__u8 type)
 	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
 }
 
-/* Reads the addresses of a packet; and its ports, where it is of TCP or UDP and has them. */
+/* Reads what comes behind an IP header at `l4`, of which `length` bytes are enough. */
+static __always_inline bool read_transport(struct __sk_buff *skb, __u32 l3, struct packet *packet,
+					   __u32 length)
+{
+	struct transport header = {};
+	bool is_plain =
+		packet->l4 == l3 + (packet->is_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	bool is_read;
+
+	/* The offset is a number for the compiler again. */
+	if (!is_plain)
+		is_read = !bpf_skb_load_bytes(skb, packet->l4, &header, length);
+	else if (packet->is_v6)
+		is_read = load(skb, l3 + sizeof(struct ipv6hdr), &header, length);
+	else
+		is_read = load(skb, l3 + sizeof(struct iphdr), &header, length);
+	if (!is_read)
+		return false;
+	packet->tuple.source.port = header.source;
+	packet->tuple.destination.port = header.destination;
+	packet->tcp_flags = header.tcp_flags;
+	return true;
+}
+
+/*
+ * Reads the addresses of a packet whose IP header is at `l3`; and its ports, where it is of TCP or UDP and has
+ * them.
+ */
 static __always_inline bool read_packet(struct __sk_buff *skb, __u32 l3, struct packet *packet)
 {
 	bool is_read = false;
 
 	packet->l3 = l3;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		is_read = read_v4(skb, packet);
+		is_read = read_v4(skb, l3, packet);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		is_read = read_v6(skb, packet);
+		is_read = read_v6(skb, l3, packet);
 	if (!is_read)
 		return false;
-	__u8 protocol = packet->tuple.protocol;
-
 	if (packet->is_later)
 		return true;
-	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6) {
+	switch (packet->tuple.protocol) {
+	case IPPROTO_TCP:
+		return read_transport(skb, l3, packet, sizeof(struct transport));
+	case IPPROTO_UDP:
+		return read_transport(skb, l3, packet, UDP_HEADER);
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6: {
 		__u8 type;
 
 		if (bpf_skb_load_bytes(skb, packet->l4, &type, sizeof(type)))
@@ -146,70 +226,136 @@ static __always_inline bool read_packet(struct __sk_buff *skb, __u32 l3, struct 
 		packet->is_error = packet->is_v6 ? type < ICMPV6_ECHO_REQUEST : is_error_v4(type);
 		return true;
 	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	default:
 		return true;
-	__be16 ports[2];
-
-	if (bpf_skb_load_bytes(skb, packet->l4, ports, sizeof(ports)))
-		return false;
-	packet->tuple.source.port = ports[0];
-	packet->tuple.destination.port = ports[1];
-	if (protocol == IPPROTO_TCP &&
-	    bpf_skb_load_bytes(skb, packet->l4 + 13, &packet->tcp_flags, sizeof(packet->tcp_flags)))
-		return false;
-	return true;
+	}
 }
 
-/* Where the checksum of a TCP or UDP header is, and how it is changed. */
-static __always_inline __u32 checksum_of(const struct packet *packet, __u64 *flags)
+static __always_inline bool has_ports(const struct packet *packet)
 {
-	if (packet->tuple.protocol == IPPROTO_TCP)
-		return packet->l4 + offsetof(struct tcphdr, check);
-	/* One that is 0 is none. */
-	*flags = BPF_F_MARK_MANGLED_0;
-	return packet->l4 + offsetof(struct udphdr, check);
+	return packet->tuple.protocol == IPPROTO_TCP || packet->tuple.protocol == IPPROTO_UDP;
 }
 
-/* Writes another source, or another destination, into the headers of a packet. */
-static __always_inline bool write_endpoint(struct __sk_buff *skb, const struct packet *packet,
-					   bool is_source, const struct endpoint *old,
-					   const struct endpoint *new)
+/* Internet checksums (RFC 1071), as sums that are not folded yet. */
+static __always_inline __u32 folded_sum(__u64 sum)
 {
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (__u32)sum;
+}
+
+static __always_inline __u64 changed_word(__u64 sum, __u32 before, __u32 after)
+{
+	return sum + (__u32)~before + after;
+}
+
+static __always_inline __u64 changed_address(__u64 sum, const struct address *before,
+					     const struct address *after)
+{
+	sum = changed_word(sum, before->word[0], after->word[0]);
+	sum = changed_word(sum, before->word[1], after->word[1]);
+	sum = changed_word(sum, before->word[2], after->word[2]);
+	return changed_word(sum, before->word[3], after->word[3]);
+}
+
+/* Adds what has changed to a checksum. */
+static __always_inline __sum16 changed_checksum(__sum16 checksum, __u64 change)
+{
+	__u64 sum = change + (__u16)~checksum;
+	__u32 folded = folded_sum(sum);
+
+	folded = (folded & 0xffff) + (folded >> 16);
+	folded = (folded & 0xffff) + (folded >> 16);
+	return (__sum16)~folded;
+}
+
+/* From linux/bpf.h of kernels that have it: the sum of a whole packet does not notice an address of IPv6. */
+#define CHECKSUM_OF_IPV6 (1ULL << 7)
+#define EINVAL_OF_OLDER (-22)
+
+static __always_inline bool replace_pseudo_v6(struct __sk_buff *skb, __u32 at, __u32 change, __u64 flags)
+{
+	long failed = bpf_l4_csum_replace(skb, at, 0, change,
+					  flags | BPF_F_PSEUDO_HDR | CHECKSUM_OF_IPV6);
+
+	if (failed == EINVAL_OF_OLDER)
+		failed = bpf_l4_csum_replace(skb, at, 0, change, flags | BPF_F_PSEUDO_HDR);
+	return !failed;
+}
+
+/* Tells the checksum of TCP or UDP of other addresses and ports. */
+static __always_inline bool change_checksum(struct __sk_buff *skb, const struct packet *packet,
+					    __u32 of_addresses, const struct tuple *to)
+{
+	const struct tuple *from = &packet->tuple;
+	__u32 before = (__u32)from->source.port | (__u32)from->destination.port << 16;
+	__u32 after = (__u32)to->source.port | (__u32)to->destination.port << 16;
+	__u32 at = packet->l4 + offsetof(struct tcphdr, check);
 	__u64 flags = 0;
-	__u32 checksum = checksum_of(packet, &flags);
+
+	if (packet->tuple.protocol == IPPROTO_UDP) {
+		at = packet->l4 + offsetof(struct udphdr, check);
+		/* One that is 0 is none. */
+		flags = BPF_F_MARK_MANGLED_0;
+	}
+	if (packet->is_v6) {
+		if (!replace_pseudo_v6(skb, at, of_addresses, flags))
+			return false;
+	} else if (bpf_l4_csum_replace(skb, at, 0, of_addresses, flags | BPF_F_PSEUDO_HDR)) {
+		return false;
+	}
+	if (before == after)
+		return true;
+	/* In both protocols the ports are foremost. */
+	return !bpf_l4_csum_replace(skb, at, before, after, flags | sizeof(after)) &&
+	       !bpf_skb_store_bytes(skb, packet->l4, &after, sizeof(after), 0);
+}
+
+/*
+ * Writes other addresses and ports into the headers of a packet, and with `is_hop` that it has one hop less to
+ * go, which it has to have.
+ */
+SEPARATE bool rewrite(struct __sk_buff *skb, struct packet *packet, const struct tuple *to, bool is_hop)
+{
+	if (!packet || !to)
+		return false;
+	struct tuple *from = &packet->tuple;
+	__u64 change = 0;
 
 	if (packet->is_v6) {
-		__u32 at = packet->l3 + (is_source ? offsetof(struct ipv6hdr, saddr)
-						   : offsetof(struct ipv6hdr, daddr));
-		__s64 difference =
-			bpf_csum_diff((__be32 *)&old->address, sizeof(old->address),
-				      (__be32 *)&new->address, sizeof(new->address), 0);
+		struct ipv6hdr ip;
 
-		if (!packet->is_later && bpf_l4_csum_replace(skb, checksum, 0, difference,
-							     flags | BPF_F_PSEUDO_HDR))
+		change = changed_address(change, &from->source.address, &to->source.address);
+		change = changed_address(change, &from->destination.address, &to->destination.address);
+		if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
 			return false;
-		if (bpf_skb_store_bytes(skb, at, &new->address, sizeof(new->address), 0))
+		__builtin_memcpy(&ip.saddr, &to->source.address, sizeof(ip.saddr));
+		__builtin_memcpy(&ip.daddr, &to->destination.address, sizeof(ip.daddr));
+		ip.hop_limit -= is_hop;
+		if (bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0))
 			return false;
 	} else {
-		__u32 at = packet->l3 + (is_source ? offsetof(struct iphdr, saddr)
-						   : offsetof(struct iphdr, daddr));
-		__be32 before = old->address.word[3], after = new->address.word[3];
+		struct iphdr ip;
 
-		if (!packet->is_later && bpf_l4_csum_replace(skb, checksum, before, after,
-							     flags | BPF_F_PSEUDO_HDR | 4))
+		change = changed_word(change, from->source.address.word[3], to->source.address.word[3]);
+		change = changed_word(change, from->destination.address.word[3],
+				      to->destination.address.word[3]);
+		if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
 			return false;
-		if (bpf_l3_csum_replace(skb, packet->l3 + offsetof(struct iphdr, check), before,
-					after, 4) ||
-		    bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0))
+		ip.saddr = to->source.address.word[3];
+		ip.daddr = to->destination.address.word[3];
+		ip.ttl -= is_hop;
+		/* The hops are the upper half of a word. */
+		ip.check = changed_checksum(
+			ip.check, is_hop ? change + (__u16)~bpf_htons(0x100) : change);
+		if (bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0))
 			return false;
 	}
-	if (packet->is_later || old->port == new->port)
-		return true;
-	if (bpf_l4_csum_replace(skb, checksum, old->port, new->port, flags | 2))
+	if (!packet->is_later && !change_checksum(skb, packet, folded_sum(change), to))
 		return false;
-	/* In both protocols the ports are foremost. */
-	return !bpf_skb_store_bytes(skb, packet->l4 + (is_source ? 0 : 2), &new->port,
-				    sizeof(new->port), 0);
+	from->source = to->source;
+	from->destination = to->destination;
+	return true;
 }
 
 #endif

@@ -183,12 +183,13 @@ struct translation {
 struct device {
 	struct address v4; /* what connections that leave by it are masqueraded with */
 	struct address v6;
-	__u32 header; /* bytes before the IP header */
 	__u32 flags;
 };
 
 /* What comes by it comes from pods. */
 #define OF_PODS 1
+/* It is one end of a veth pair whose other end is in another network namespace, and nothing is between. */
+#define HAS_PEER 2
 
 /* Key of `pods` and `virtual_ranges`: a range of addresses, for the longest match. */
 struct range {

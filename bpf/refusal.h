@@ -45,12 +45,12 @@ static __always_inline __sum16 folded(__s64 sum)
 	return (__sum16)~folded;
 }
 
-static __always_inline bool swap_links(struct __sk_buff *skb, const struct device *device)
+static __always_inline bool swap_links(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct ethhdr header;
 	__u8 address[ETH_ALEN];
 
-	if (device->header != ETH_HLEN)
+	if (packet->l3 != ETH_HLEN)
 		return true;
 	if (bpf_skb_load_bytes(skb, 0, &header, sizeof(header)))
 		return false;
@@ -156,12 +156,11 @@ static __always_inline bool become_unreachable_v6(struct __sk_buff *skb, const s
 }
 
 /* Answers a packet in the place of whom it was sent to; `direction` as bpf_redirect takes it. */
-static __always_inline int refuse(struct __sk_buff *skb, const struct packet *packet,
-				  const struct device *device, __u64 direction)
+SEPARATE int refuse(struct __sk_buff *skb, const struct packet *packet, __u64 direction)
 {
 	bool is_ready;
 
-	if (packet->is_later)
+	if (!packet || packet->is_later)
 		return TC_ACT_SHOT;
 	if (packet->tuple.protocol == IPPROTO_TCP)
 		is_ready = become_reset(skb, packet);
@@ -169,7 +168,7 @@ static __always_inline int refuse(struct __sk_buff *skb, const struct packet *pa
 		is_ready = become_unreachable_v6(skb, packet);
 	else
 		is_ready = become_unreachable_v4(skb, packet);
-	if (!is_ready || !swap_links(skb, device))
+	if (!is_ready || !swap_links(skb, packet))
 		return TC_ACT_SHOT;
 	return bpf_redirect(skb->ifindex, direction);
 }

@@ -218,8 +218,8 @@ impl Ebpf {
     }
 
     fn put_to_work(&mut self, generation: &mut Generation) -> Result<()> {
-        let (programs, names) = (&self.programs, &self.host.names);
-        self.netns.within(|| programs.put_to_work(generation, names))??;
+        let (programs, places) = (&self.programs, &self.host.places);
+        self.netns.within(|| programs.put_to_work(generation, places))??;
         self.expected.set(Some(&generation.name));
         Ok(())
     }
@@ -235,8 +235,8 @@ impl Ebpf {
     /// Tells programs of the node, and attaches them to its links. Answers the number of operations.
     fn tell(&self, generation: &Generation) -> Result<usize> {
         let written = write_host(&generation.tables, &self.host)?;
-        let (programs, names) = (&self.programs, &self.host.names);
-        let attached = self.netns.within(|| programs.attach_to(generation, names))??;
+        let (programs, places) = (&self.programs, &self.host.places);
+        let attached = self.netns.within(|| programs.attach_to(generation, places))??;
         self.expected.set(Some(&generation.name));
         Ok(written + attached)
     }

@@ -22,8 +22,6 @@ use crate::ports::NODE_PORTS;
 const FIRST_PORT: u16 = 1024;
 /// Ports that the node's own connections get, if nothing is said (ip(7)).
 const LOCAL_PORTS: RangeInclusive<u16> = 32768..=60999;
-/// Bytes of an Ethernet header.
-const ETHERNET: u32 = 14;
 /// `IFF_LOOPBACK`.
 const LOOPBACK: u32 = 8;
 
@@ -35,14 +33,23 @@ pub(super) struct Host {
     pub(super) addresses: HashMap<Address, Accepts>,
     /// Its primary addresses.
     pub(super) own: Vec<IpAddr>,
-    /// Its links that packets come and go by, by their index.
+    /// What programs know of its links, by their index.
     pub(super) devices: BTreeMap<u32, Device>,
-    /// Their names.
-    pub(super) names: BTreeMap<u32, String>,
+    /// Where programs are attached, by the same index.
+    pub(super) places: BTreeMap<u32, Place>,
     /// Where pods are.
     pub(super) pods: BTreeSet<Range>,
     /// Where virtual addresses are.
     pub(super) virtual_ranges: BTreeSet<Range>,
+}
+
+/// A link that packets come and go by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its name.
+    pub(super) link: String,
+    /// Its packets begin with the IP header.
+    pub(super) is_bare: bool,
 }
 
 impl Host {
@@ -88,14 +95,16 @@ impl Host {
                 LocalDetector::InterfacePrefix(prefix) => link.name.starts_with(prefix.as_str()),
                 LocalDetector::None | LocalDetector::Sources(_) => false,
             };
-            let device = Device {
-                v4: address(Family::V4),
-                v6: address(Family::V6),
-                header: if link.mac.is_some() { ETHERNET } else { 0 },
-                flags: u32::from(is_of_pods),
-            };
+            let has_peer = link.kind.as_deref() == Some("veth")
+                && link.is_joined_elsewhere
+                && link.qdisc == "noqueue";
+            let mut flags = 0;
+            flags |= if is_of_pods { Device::OF_PODS } else { 0 };
+            flags |= if has_peer { Device::HAS_PEER } else { 0 };
+            let device = Device { v4: address(Family::V4), v6: address(Family::V6), flags };
             host.devices.insert(link.index, device);
-            host.names.insert(link.index, link.name);
+            let place = Place { is_bare: link.mac.is_none(), link: link.name };
+            host.places.insert(link.index, place);
         }
         let (low, high) = netns.within(source_ports)?;
         host.node = Node {
@@ -114,7 +123,8 @@ impl Host {
 /// Rules that a table of legacy iptables has when it has none: one for each chain, and a last one.
 const EMPTY: u32 = 4;
 
-/// Whether somebody filters what is forwarded, and so has to be asked about each packet.
+/// Whether somebody filters what is forwarded, or what comes and goes by links, and so has to be asked about each
+/// packet.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     /// What was there when others were asked, which takes a program, and what they said.
@@ -127,6 +137,9 @@ type Seen = (BTreeSet<nftables::Name>, Vec<Option<TableInfo>>);
 impl Filters {
     /// Looks, in the calling thread's network namespace.
     pub(super) fn are_there(&mut self) -> Result<bool> {
+        if !Rtnetlink::open()?.filtered_links()?.is_empty() {
+            return Ok(true);
+        }
         let mut socket = Socket::open(netlink::Protocol::Netfilter)?;
         let mut tables = nftables::forwarding_filters(&mut socket)?;
         tables.retain(|table| !table.starts_with("portolan"));

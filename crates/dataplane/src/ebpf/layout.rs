@@ -129,9 +129,7 @@ layout! {
         v4: Address,
         /// And IPv6 connections.
         v6: Address,
-        /// Bytes before the IP header.
-        header: u32,
-        /// 1 if pods are behind it.
+        /// What else is known of it.
         flags: u32,
     }
 
@@ -191,6 +189,13 @@ pub enum Hook {
     Ingress,
     /// Where it goes out.
     Egress,
+}
+
+impl Device {
+    /// What comes by it comes from pods.
+    pub const OF_PODS: u32 = 1;
+    /// It is one end of a veth pair whose other end is in another network namespace, and nothing is between.
+    pub const HAS_PEER: u32 = 2;
 }
 
 impl Translation {

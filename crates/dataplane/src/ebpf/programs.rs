@@ -9,7 +9,7 @@
 //! /sys/fs/bpf/portolan/CGROUP/memory-1/{affinities,flows,replies,peers,translations,...}
 //!                            /3-8a6d35c2/{frontends,sets,endpoints,members,...}
 //!                                       /links/{connect4,connect6,...}
-//!                                       /programs/{ingress,egress}
+//!                                       /programs/{ingress,egress,ingress_bare,egress_bare}
 //!                                       /tcx/{7-ingress,7-egress,...}
 //! ```
 
@@ -23,6 +23,7 @@ use kernel::bpf::{self, Direction, Link, Object, PacketProgram, Sizes, Table};
 use kernel::cgroup::Cgroup;
 
 use super::content::Counts;
+use super::host::Place;
 use super::layout::{
     Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set,
     Slot, SourceRange, Translation, Tuple,
@@ -207,16 +208,18 @@ impl Programs {
     pub(super) fn put_to_work(
         &self,
         generation: &mut Generation,
-        devices: &BTreeMap<u32, String>,
+        places: &BTreeMap<u32, Place>,
     ) -> Result<()> {
         if let Some(mut object) = generation.object.take() {
             if PacketProgram::is_possible() {
                 let programs = self.directory.join(&generation.name).join("programs");
-                for direction in DIRECTIONS.map(Direction::name) {
-                    object.pin_packet_program(direction, &programs.join(direction))?;
+                for direction in DIRECTIONS {
+                    for program in [false, true].map(|is_bare| program_at(direction, is_bare)) {
+                        object.pin_packet_program(&program, &programs.join(&program))?;
+                    }
                 }
             }
-            self.attach_to(generation, devices)?;
+            self.attach_to(generation, places)?;
             let links = self.links(&generation.name);
             for program in PROGRAMS {
                 object.attach_to_cgroup(program, &self.cgroup)?.pin(&links.join(program))?;
@@ -228,14 +231,14 @@ impl Programs {
         Ok(())
     }
 
-    /// Attaches programs to these links, by index and name, and to no others. Where the kernel can't have
+    /// Attaches programs to these links, by their index, and to no others. Where the kernel can't have
     /// that, nothing is done. To be called in the network namespace of the links.
     ///
     /// Answers how many were attached.
     pub(super) fn attach_to(
         &self,
         generation: &Generation,
-        devices: &BTreeMap<u32, String>,
+        places: &BTreeMap<u32, Place>,
     ) -> Result<usize> {
         if !PacketProgram::is_possible() {
             return Ok(0);
@@ -246,7 +249,7 @@ impl Programs {
         let mut wanted = Vec::new();
         for direction in DIRECTIONS {
             let of_all =
-                devices.iter().map(|(index, name)| (pin(index, direction), direction, name));
+                places.iter().map(|(index, place)| (pin(index, direction), direction, place));
             wanted.extend(of_all);
         }
         let is_wanted = |name: &String| wanted.iter().any(|(pin, ..)| pin == name);
@@ -254,15 +257,16 @@ impl Programs {
             remove_file(&pins.join(surplus))?;
         }
         let mut count = 0;
-        for (pin, direction, device) in wanted {
+        for (pin, direction, place) in wanted {
             let pin = pins.join(pin);
             if Link::is_attached(&pin)? {
                 continue;
             }
             // One of a link that has gone, whose index another has now.
             remove_file(&pin)?;
-            let mut program = PacketProgram::open(&own.join("programs").join(direction.name()))?;
-            program.attach(device, direction)?.pin(&pin)?;
+            let program = program_at(direction, place.is_bare);
+            let mut program = PacketProgram::open(&own.join("programs").join(program))?;
+            program.attach(&place.link, direction)?.pin(&pin)?;
             count += 1;
         }
         Ok(count)
@@ -412,6 +416,12 @@ impl Tables {
             && counts.members <= self.capacities.members
             && counts.sources <= self.capacities.sources
     }
+}
+
+/// The name of the program for a direction of a link.
+fn program_at(direction: Direction, is_bare: bool) -> String {
+    let name = direction.name();
+    if is_bare { format!("{name}_bare") } else { name.to_owned() }
 }
 
 /// Removes what belongs to cgroups that are gone: with each its programs have ended.

@@ -43,6 +43,10 @@ pub struct Link {
     pub flags: u32,
     /// Index of the bridge that it is a port of.
     pub master: Option<u32>,
+    /// Its other end is in another network namespace.
+    pub is_joined_elsewhere: bool,
+    /// Name of its queueing discipline; `noqueue` lets packets out as they come.
+    pub qdisc: String,
 }
 
 impl Link {
@@ -64,12 +68,16 @@ impl Link {
             mtu: 0,
             flags: number(8),
             master: None,
+            is_joined_elsewhere: false,
+            qdisc: String::new(),
         };
         for attribute in attributes(&payload[HEADER..]) {
             match attribute.kind {
                 libc::IFLA_IFNAME => link.name = attribute.text()?.to_owned(),
                 libc::IFLA_MTU => link.mtu = attribute.u32()?,
                 libc::IFLA_MASTER => link.master = attribute.u32(),
+                libc::IFLA_QDISC => link.qdisc = attribute.text()?.to_owned(),
+                libc::IFLA_LINK_NETNSID => link.is_joined_elsewhere = true,
                 libc::IFLA_ADDRESS => link.mac = attribute.value.try_into().ok().map(Mac),
                 libc::IFLA_LINKINFO => {
                     link.kind = attribute

@@ -8,6 +8,7 @@ mod link;
 mod local;
 mod monitor;
 mod neighbour;
+mod qdisc;
 #[cfg(test)]
 mod tests;
 mod unicast;
