@@ -19,6 +19,20 @@
  */
 #define SEPARATE __attribute__((noinline))
 
+/* Nanoseconds of CLOCK_MONOTONIC, as of the last tick: it is for seconds and minutes, and asked for each packet. */
+static __always_inline __u64 now(void)
+{
+	return bpf_ktime_get_coarse_ns();
+}
+
+/* How long ago that was. The proxy writes times too, which may be ahead of the last tick. */
+static __always_inline __u64 age(__u64 seen)
+{
+	__s64 passed = now() - seen;
+
+	return passed > 0 ? passed : 0;
+}
+
 static __always_inline struct address mapped(__be32 address)
 {
 	struct address v4 = {{0, 0, bpf_htonl(0xffff), address}};

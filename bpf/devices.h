@@ -139,20 +139,20 @@ static __always_inline bool is_over(const struct translation *known, const struc
 		return false;
 	if (packet->tuple.protocol == IPPROTO_TCP)
 		return begins(packet) && known->flags & IS_ESTABLISHED;
-	return bpf_ktime_get_ns() - known->seen > UDP_TIMEOUT || !is_member(~known->port, &known->to);
+	return age(known->seen) > UDP_TIMEOUT || !is_member(~known->port, &known->to);
 }
 
 /* Whether a translation is used by a connection, as far as can be told. */
 static __always_inline bool is_used(const struct translation *known, __u8 protocol)
 {
-	__u64 age = bpf_ktime_get_ns() - known->seen;
+	__u64 silence = age(known->seen);
 
 	if (protocol != IPPROTO_TCP)
-		return age < UDP_TIMEOUT;
+		return silence < UDP_TIMEOUT;
 	if (known->flags & (IS_CLOSING | IS_RESET))
-		return age < CLOSING_TIMEOUT;
+		return silence < CLOSING_TIMEOUT;
 	/* One that is silent may go on after days. */
-	return known->flags & IS_ESTABLISHED || age < OPENING_TIMEOUT;
+	return known->flags & IS_ESTABLISHED || silence < OPENING_TIMEOUT;
 }
 
 /*
@@ -166,7 +166,7 @@ SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend
 		return false;
 	const struct tuple *tuple = &packet->tuple;
 	struct tuple key = {.source = tuple->source, .protocol = tuple->protocol};
-	struct translation value = {.port = frontend->port, .seen = bpf_ktime_get_ns()};
+	struct translation value = {.port = frontend->port, .seen = now()};
 
 	if (!choose_for(frontend, set, &tuple->source.address, chosen))
 		return false;
@@ -241,7 +241,7 @@ SEPARATE bool masquerade(const struct tuple *tuple, const struct device *device,
 		.hook = AT_INGRESS,
 	};
 	struct translation back = {
-		.to = tuple->source, .port = known->port, .seen = bpf_ktime_get_ns()};
+		.to = tuple->source, .port = known->port, .seen = now()};
 
 	if (!own)
 		return false;
@@ -273,8 +273,11 @@ SEPARATE bool masquerade(const struct tuple *tuple, const struct device *device,
 static __always_inline void note(struct translation *known, const struct packet *packet)
 {
 	__u32 flags = 0;
+	__u64 seen = now();
 
-	known->seen = bpf_ktime_get_ns();
+	/* Where nothing changes nothing is written: another processor may look at it. */
+	if (known->seen != seen)
+		known->seen = seen;
 	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later)
 		return;
 	if (!(packet->tcp_flags & TCP_SYN))
@@ -285,6 +288,13 @@ static __always_inline void note(struct translation *known, const struct packet 
 		flags |= IS_RESET;
 	if ((known->flags | flags) != known->flags)
 		known->flags |= flags;
+}
+
+/* Whether a packet may be the last one of its connection. */
+static __always_inline bool may_end(const struct translation *known, const struct packet *packet)
+{
+	return packet->tuple.protocol == IPPROTO_TCP && !packet->is_later &&
+	       known->flags & (IS_CLOSING | IS_RESET) && !(packet->tcp_flags & TCP_FIN);
 }
 
 /*
@@ -301,9 +311,6 @@ SEPARATE int end(const struct packet *packet, const struct translation *known)
 	struct translation *other;
 	bool is_reset = packet->tcp_flags & TCP_RST;
 
-	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later ||
-	    !(known->flags & (IS_CLOSING | IS_RESET)) || packet->tcp_flags & TCP_FIN)
-		return 0;
 	if (known->flags & IS_REQUEST) {
 		struct endpoint client = packet->tuple.source, given = known->to;
 
@@ -523,7 +530,8 @@ static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 		to = known->to;
 		is_taken_over = known->flags & IS_TAKEN_OVER;
 		note(known, &packet);
-		end(&packet, known);
+		if (may_end(known, &packet))
+			end(&packet, known);
 	} else {
 		if (!begins(&packet))
 			return NEXT;

@@ -107,11 +107,20 @@ struct datagrams {
 	__u32 zero;
 };
 
-/* Value of `peers`, kept with each connected socket. */
+/* Value of `peers`, kept with each connected UDP socket. */
 struct peer {
 	struct endpoint asked; /* what connect(2) was told */
 	struct endpoint given; /* where it was sent */
 };
+
+/* Value of `shown`: what a TCP socket was told. */
+struct shown {
+	__u64 socket; /* its cookie; 0 while this is written */
+	struct peer peer;
+};
+
+/* How many sockets have a place in `shown`, by their cookies, which are counted up. */
+#define SHOWN 65536
 
 /* The one value of `node`. */
 struct node {

@@ -125,15 +125,15 @@ static __always_inline bool choose_for(const struct frontend *frontend, __u64 se
 
 	struct client client = {.port = frontend->port, .address = *from};
 	struct remembered *known = bpf_map_lookup_elem(&affinities, &client);
-	struct remembered now = {.seen = bpf_ktime_get_ns()};
+	struct remembered latest = {.seen = now()};
 
-	if (known && now.seen - known->seen <= frontend->affinity * SECOND &&
+	if (known && age(known->seen) <= frontend->affinity * SECOND &&
 	    is_member(set, &known->endpoint))
-		now.endpoint = known->endpoint;
-	else if (!choose(set, &now.endpoint))
+		latest.endpoint = known->endpoint;
+	else if (!choose(set, &latest.endpoint))
 		return false;
-	bpf_map_update_elem(&affinities, &client, &now, BPF_ANY);
-	*chosen = now.endpoint;
+	bpf_map_update_elem(&affinities, &client, &latest, BPF_ANY);
+	*chosen = latest.endpoint;
 	return true;
 }
 

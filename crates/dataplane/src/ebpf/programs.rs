@@ -53,8 +53,8 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Maps of what is remembered. A change of what they hold takes another number for `MEMORY`.
-const REMEMBERED: [&str; 6] =
-    ["affinities", "flows", "replies", "peers", "translations", "fragments"];
+const REMEMBERED: [&str; 7] =
+    ["affinities", "flows", "replies", "peers", "shown", "translations", "fragments"];
 const MEMORY: &str = "memory-1";
 
 /// How many of the node's own addresses there may be.
