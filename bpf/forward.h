@@ -46,14 +46,12 @@ SEPARATE bool find_way(struct __sk_buff *skb, const struct packet *packet, const
 		.sport = source->port,
 		.dport = to->port,
 		.ifindex = skb->ifindex,
+		.tot_len = length_of(skb, packet),
 	};
 
 	/* Who it was from has to be told. */
 	if (!has_hops(skb, packet))
 		return false;
-	/* Of one that is put together of several it is not the length that goes out. */
-	if (!skb->gso_segs || skb->gso_segs == 1)
-		lookup.tot_len = skb->len - packet->l3;
 	if (packet->is_v6) {
 		lookup.family = AF_INET6;
 		__builtin_memcpy(lookup.ipv6_src, &source->address, sizeof(lookup.ipv6_src));

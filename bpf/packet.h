@@ -51,10 +51,24 @@ struct packet {
 	bool is_v6;
 	bool is_later;  /* a fragment without the header of what it carries, */
 	bool is_first;  /* and one that has it, and is followed by others */
-	__u8 tcp_flags; /* of TCP */
+	__u8 tcp_flags; /* of TCP, */
+	__u8 length;    /* and how long its header is */
 	bool is_error;  /* ICMP that tells of a failure */
 	__u32 fragment; /* identification of a fragment */
 };
+
+/*
+ * How long a packet is from its IP header on; of what stands for several packets, how long each of them is. That
+ * is asked where the way is narrow, and of the last one of them it is more than there is.
+ */
+static __always_inline __u32 length_of(const struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 header = packet->tuple.protocol == IPPROTO_TCP ? packet->length : sizeof(struct udphdr);
+
+	if (!skb->gso_size)
+		return skb->len - packet->l3;
+	return packet->l4 - packet->l3 + header + skb->gso_size;
+}
 
 struct fragment_header {
 	__u8 next;
@@ -192,6 +206,7 @@ static __always_inline bool read_transport(struct __sk_buff *skb, __u32 l3, stru
 	packet->tuple.source.port = header.source;
 	packet->tuple.destination.port = header.destination;
 	packet->tcp_flags = header.tcp_flags;
+	packet->length = (header.offset >> 4) * 4;
 	return true;
 }
 

@@ -25,6 +25,48 @@ pub enum Mode {
     Ebpf,
 }
 
+/// A data plane as users ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// This one.
+    Only(Mode),
+    /// eBPF where this machine can have all of it, else nftables.
+    Auto,
+}
+
+impl Wish {
+    /// The data plane of this machine. Where eBPF was looked for and can't be had, says why.
+    pub fn resolve(self, options: &Options) -> (Mode, Option<Error>) {
+        match self {
+            Wish::Only(mode) => (mode, None),
+            Wish::Auto => match options.cgroup().and_then(Ebpf::probe) {
+                Ok(()) => (Mode::Ebpf, None),
+                Err(reason) => (Mode::Nftables, Some(reason)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wish::Only(mode) => mode.fmt(f),
+            Wish::Auto => f.write_str(AUTO),
+        }
+    }
+}
+
+impl FromStr for Wish {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        if text == AUTO {
+            return Ok(Wish::Auto);
+        }
+        text.parse().map(Wish::Only).map_err(|_| UnknownMode::new(text, ", auto"))
+    }
+}
+
 /// What a data plane may be told besides the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -49,6 +91,15 @@ impl Default for Options {
             scheduler: Scheduler::RoundRobin,
             cgroup: None,
         }
+    }
+}
+
+impl Options {
+    fn cgroup(&self) -> Result<Cgroup> {
+        Ok(match &self.cgroup {
+            Some(path) => Cgroup::at(path)?,
+            None => Cgroup::root()?,
+        })
     }
 }
 
@@ -79,16 +130,13 @@ impl Mode {
                 Some(ipvs) => Box::new(ipvs),
                 None => return Err(Error::NoIpvs),
             },
-            Mode::Ebpf => {
-                let cgroup = match &options.cgroup {
-                    Some(path) => Cgroup::at(path)?,
-                    None => Cgroup::root()?,
-                };
-                Box::new(Ebpf::open(cgroup)?)
-            }
+            Mode::Ebpf => Box::new(Ebpf::open(options.cgroup()?)?),
         })
     }
 }
+
+/// Asks for what suits this machine.
+const AUTO: &str = "auto";
 
 /// What is said where there is no iptables.
 const NO_IPTABLES: &str = "there is no iptables here: install it, or use nftables";
@@ -101,14 +149,24 @@ impl fmt::Display for Mode {
 
 /// A name that is none of a data plane's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no data plane {0}: accepted are nftables, iptables, ipvs, ebpf")]
-pub struct UnknownMode(String);
+#[error("there is no data plane {name}: accepted are nftables, iptables, ipvs, ebpf{besides}")]
+pub struct UnknownMode {
+    name: String,
+    /// What else is accepted.
+    besides: &'static str,
+}
+
+impl UnknownMode {
+    fn new(name: &str, besides: &'static str) -> Self {
+        Self { name: name.to_owned(), besides }
+    }
+}
 
 impl FromStr for Mode {
     type Err = UnknownMode;
 
     fn from_str(text: &str) -> Result<Self, UnknownMode> {
         let found = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
-        found.ok_or_else(|| UnknownMode(text.to_owned()))
+        found.ok_or_else(|| UnknownMode::new(text, ""))
     }
 }

@@ -84,6 +84,20 @@ impl Ebpf {
         })
     }
 
+    /// Whether this machine can have all of it: programs at sockets of a control group, and at links. Changes
+    /// nothing; the kernel looks at the programs.
+    pub fn probe(cgroup: Cgroup) -> Result<()> {
+        if !PacketProgram::is_possible() {
+            return Err(failure("programs at links take Linux 6.6 or newer"));
+        }
+        let programs = Programs::of(cgroup)?;
+        match programs.adopt()? {
+            // They are at work, so they were looked at.
+            Some(_) => Ok(()),
+            None => programs.check(),
+        }
+    }
+
     /// Detaches and forgets the programs, and leaves the companion's table. That there are none is no error.
     pub fn detach(&mut self) -> Result<()> {
         self.expected.set(None);
@@ -220,6 +234,7 @@ impl Ebpf {
     fn put_to_work(&mut self, generation: &mut Generation) -> Result<()> {
         let (programs, places) = (&self.programs, &self.host.places);
         self.netns.within(|| programs.put_to_work(generation, places))??;
+        self.expected.set_may_redirect(self.host.may_redirect());
         self.expected.set(Some(&generation.name));
         Ok(())
     }
@@ -237,6 +252,7 @@ impl Ebpf {
         let written = write_host(&generation.tables, &self.host)?;
         let (programs, places) = (&self.programs, &self.host.places);
         let attached = self.netns.within(|| programs.attach_to(generation, places))??;
+        self.expected.set_may_redirect(self.host.may_redirect());
         self.expected.set(Some(&generation.name));
         Ok(written + attached)
     }

@@ -107,6 +107,7 @@ impl Host {
             host.places.insert(link.index, place);
         }
         let (low, high) = netns.within(source_ports)?;
+        let is_filtered = netns.within(|| filters.are_there())??;
         host.node = Node {
             netns: netns.within(netns::cookie)??,
             pods: Families::of(|family| plan.node.detects_pods(family)),
@@ -114,9 +115,14 @@ impl Host {
             low_ports: count(&low),
             high_port: *high.start(),
             high_ports: count(&high),
-            flags: u32::from(!netns.within(|| filters.are_there())??),
+            flags: if is_filtered { 0 } else { Node::MAY_REDIRECT },
         };
         Ok(host)
+    }
+
+    /// Whether programs may send packets on past the node's stack.
+    pub(super) fn may_redirect(&self) -> bool {
+        self.node.flags & Node::MAY_REDIRECT != 0
     }
 }
 

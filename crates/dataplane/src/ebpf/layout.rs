@@ -191,6 +191,11 @@ pub enum Hook {
     Egress,
 }
 
+impl Node {
+    /// Nobody filters what is forwarded: it may be sent on without being asked about.
+    pub const MAY_REDIRECT: u32 = 1;
+}
+
 impl Device {
     /// What comes by it comes from pods.
     pub const OF_PODS: u32 = 1;

@@ -145,6 +145,12 @@ impl Programs {
         Ok(None)
     }
 
+    /// Has the kernel look at the programs, and forgets them.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut object = Object::load(CODE, &Sizes::default())?;
+        Ok(object.check()?)
+    }
+
     /// Makes a generation that takes at least so many elements. It is not at work yet.
     pub(super) fn make(&self, counts: Counts) -> Result<Generation> {
         bpf::mount_file_system(Path::new(FILE_SYSTEM))?;

@@ -25,6 +25,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Expected {
     /// The generation at work; none while it is replaced.
     generation: Arc<Mutex<Option<String>>>,
+    /// Programs were told that nobody filters what is forwarded.
+    may_redirect: Arc<AtomicBool>,
     /// A change of links has been told and is not programmed yet.
     is_stale: Arc<AtomicBool>,
 }
@@ -34,6 +36,10 @@ impl Expected {
         *self.generation.lock().unwrap_or_else(PoisonError::into_inner) =
             generation.map(str::to_owned);
         self.is_stale.store(false, Ordering::Release);
+    }
+
+    pub(super) fn set_may_redirect(&self, may_redirect: bool) {
+        self.may_redirect.store(may_redirect, Ordering::Release);
     }
 
     fn get(&self) -> Option<String> {
@@ -87,19 +93,17 @@ async fn watch_programs(
     expected: Expected,
     updates: Updates,
 ) {
-    let (mut filters, mut was_filtered) = (Filters::default(), None);
+    let mut filters = Filters::default();
     loop {
         tokio::time::sleep(INTERVAL).await;
         // Who begins to filter what is forwarded wants to be asked from now on.
         let is_filtered = netns.within(|| filters.are_there()).ok().and_then(Result::ok);
-        if was_filtered.is_some()
-            && is_filtered != was_filtered
-            && updates.send(Update::Host).is_err()
-        {
+        let Some(generation) = expected.get() else { continue };
+        // What was told may be of a moment ago, and the next that is told may be on its way: it does no harm twice.
+        let is_told_wrong = is_filtered == Some(expected.may_redirect.load(Ordering::Acquire));
+        if is_told_wrong && updates.send(Update::Host).is_err() {
             return;
         }
-        was_filtered = is_filtered;
-        let Some(generation) = expected.get() else { continue };
         let is_missing = programs.is_at_work(&generation).is_ok_and(|is_there| !is_there);
         // It may have been about to be replaced, or a link about to go, when it was looked.
         let is_still = expected.get().is_some_and(|now| now == generation);

@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use dataplane::Backend;
+use dataplane::mode::{Options, Wish};
+use dataplane::{Backend, Mode};
 use model::{Event, Object, World};
 use plan::NodePortAddresses;
 use serde_json::json;
@@ -40,6 +41,7 @@ on_ebpf!(
     packets_carry_the_pods_address,
     tables_grow_while_connections_begin,
     another_version_takes_over,
+    auto_takes_it_where_it_can_be_had,
 );
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -290,4 +292,23 @@ fn another_version_takes_over() {
     let names = hosts.node.sh(&format!("ls {}", crate::tampering::PROGRAMS));
     assert!(!names.contains("-00000000") && names.contains("memory-"), "{names}");
     assert_eq!(ask(&socket, at(VIP, 80)), (POD_A.to_owned(), at(VIP, 80)), "it is remembered");
+}
+
+fn auto_takes_it_where_it_can_be_had() {
+    let hosts = Hosts::new();
+    let resolve = |options: &Options| hosts.node.run(|| Wish::Auto.resolve(options));
+    let (mode, reason) = resolve(&Options::default());
+    match kernel::bpf::PacketProgram::is_possible() {
+        true => assert!(mode == Mode::Ebpf && reason.is_none(), "{mode}: {reason:?}"),
+        false => {
+            assert_eq!(mode, Mode::Nftables);
+            assert!(reason.unwrap().to_string().contains("Linux 6.6"));
+        }
+    }
+    // Nothing was left behind by looking.
+    assert_eq!(hosts.listing(Plane::Ebpf).trim(), "");
+    let elsewhere = Options { cgroup: Some("/proc".into()), ..Options::default() };
+    let (mode, reason) = resolve(&elsewhere);
+    assert_eq!(mode, Mode::Nftables);
+    assert!(reason.is_some());
 }

@@ -165,6 +165,13 @@ impl Hosts {
         hosts
     }
 
+    /// Joins a host to the node by a further link, which both have to set up.
+    pub(crate) fn add_link(&self, name: &str, host: &Host, name_there: &str) {
+        let mut on_node = Rtnetlink::open_in(&self.node.netns).unwrap();
+        let peer = VethEnd { netns: Some(&host.netns), ..VethEnd::new(name_there) };
+        on_node.add_veth(VethEnd::new(name), peer).unwrap();
+    }
+
     /// Waits until everybody and the node know each other: what is sent in the first moment of a
     /// link may be lost, neighbour solicitations too, which are repeated only after a second.
     fn meet(&self) {

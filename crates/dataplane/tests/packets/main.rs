@@ -21,6 +21,7 @@ mod ebpf;
 mod hosts;
 mod invalid;
 mod ipvs;
+mod links;
 mod load;
 mod loopback;
 mod masquerade;

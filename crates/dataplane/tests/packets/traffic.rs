@@ -112,6 +112,7 @@ impl Conversation {
         match self {
             Self::Tcp(stream) => {
                 stream.get_ref().set_read_timeout(Some(limit))?;
+                stream.get_ref().set_write_timeout(Some(limit))?;
                 stream.get_mut().write_all(data)?;
                 let mut read = 0;
                 while read < data.len() {

@@ -54,6 +54,20 @@ impl Object {
         Table::new(fd.map_err(|source| Error::os(operation(), source))?, name)
     }
 
+    /// Loads all programs on packets and on socket addresses. They go with this value.
+    pub fn check(&mut self) -> Result<()> {
+        for (name, program) in self.ebpf.programs_mut() {
+            let operation = format!("load program {name}");
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::CgroupSockAddr(program) => program.load(),
+                _ => return Err(missing(&operation)),
+            };
+            loaded.map_err(|error| failed(&operation, &error))?;
+        }
+        Ok(())
+    }
+
     /// Loads a program on packets and gives it a name in the BPF file system.
     pub fn pin_packet_program(&mut self, program: &str, path: &Path) -> Result<()> {
         let operation = format!("load program {program}");

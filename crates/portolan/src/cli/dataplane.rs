@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 
-use dataplane::Mode;
 use dataplane::iptables::Flavour;
 use dataplane::ipvs::Scheduler;
-use dataplane::mode::Options;
+use dataplane::mode::{Options, Wish};
 
-use crate::proxy::dataplane::Choice;
+use crate::proxy::dataplane::{Choice, resolve};
 
 /// What programs Services.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct DataPlane {
-    /// What programs Services: nftables, iptables, ipvs or ebpf.
+    /// What programs Services: nftables, iptables, ipvs, ebpf, or auto for ebpf where this machine can have it and
+    /// nftables elsewhere.
     #[arg(long = "dataplane", value_name = "NAME", default_value = "nftables")]
-    mode: Mode,
+    wish: Wish,
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
     #[arg(long, value_name = "NAME")]
     iptables_backend: Option<Flavour>,
@@ -27,7 +27,7 @@ pub(super) struct DataPlane {
 }
 
 impl DataPlane {
-    /// What was chosen.
+    /// What was chosen, on this machine.
     pub(super) fn choice(&self) -> Choice {
         let options = Options {
             iptables: self.iptables_backend,
@@ -35,12 +35,12 @@ impl DataPlane {
             cgroup: self.cgroup.clone(),
             ..Options::default()
         };
-        Choice { mode: self.mode, options }
+        Choice { mode: resolve(self.wish, &options), options }
     }
 
     /// The same as arguments of a command line.
     pub(super) fn arguments(&self) -> Vec<String> {
-        let mut arguments = vec![format!("--dataplane={}", self.mode)];
+        let mut arguments = vec![format!("--dataplane={}", self.wish)];
         let flavour = self.iptables_backend.map(|flavour| format!("--iptables-backend={flavour}"));
         arguments.extend(flavour);
         arguments.push(format!("--ipvs-scheduler={}", self.ipvs_scheduler));

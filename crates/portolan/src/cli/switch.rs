@@ -16,7 +16,7 @@ use crate::control::{Agent, SOCKET};
     portolan switch-dataplane iptables\n  \
     portolan switch-dataplane nftables --socket /run/portolan/lab/lab/node-1/portolan.sock")]
 pub(crate) struct Args {
-    /// The data plane: nftables, iptables or ipvs.
+    /// The data plane: nftables, iptables, ipvs or ebpf.
     #[arg(value_name = "NAME")]
     mode: Mode,
     /// Where the proxy answers.

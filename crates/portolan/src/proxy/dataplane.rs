@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use dataplane::iptables::Flavour;
 use dataplane::ipvs;
-use dataplane::mode::Options;
+use dataplane::mode::{Options, Wish};
 use dataplane::{Backend, Mode, Observer, Sync, Updates};
 use plan::NodePlan;
 use tokio::sync::oneshot;
@@ -28,6 +28,20 @@ pub(crate) struct Choice {
     pub(crate) mode: Mode,
     /// What it is told.
     pub(crate) options: Options,
+}
+
+/// The data plane for a wish on this machine; says which one it is where that was left open.
+pub(crate) fn resolve(wish: Wish, options: &Options) -> Mode {
+    let (mode, reason) = wish.resolve(options);
+    match reason {
+        Some(reason) => {
+            let reason = sentence(&reason.into());
+            tracing::info!("auto: the data plane is {mode}, as eBPF can't be had here: {reason}");
+        }
+        None if wish == Wish::Auto => tracing::info!("auto: the data plane is {mode}"),
+        None => {}
+    }
+    mode
 }
 
 /// The mode in force, for those who tell it.

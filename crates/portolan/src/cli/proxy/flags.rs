@@ -83,7 +83,8 @@ pub(crate) struct Args {
     /// End if health or metrics can't be served at their addresses, instead of trying again.
     #[arg(long)]
     bind_address_hard_fail: bool,
-    /// The data plane: nftables, iptables, ipvs or ebpf [default: nftables].
+    /// The data plane: nftables, iptables, ipvs, ebpf, or auto for ebpf where this machine can have it and nftables
+    /// elsewhere [default: nftables].
     #[arg(long, visible_alias = "dataplane", value_name = "MODE")]
     proxy_mode: Option<String>,
     /// Directory of the control group whose sockets eBPF leads to endpoints [default: that of all processes].
@@ -260,7 +261,7 @@ pub(super) fn from_flags(args: &Args) -> KubeProxyConfiguration {
     config.oom_score_adj = args.oom_score_adj.unwrap_or(config.oom_score_adj);
     config.bind_address_hard_fail = args.bind_address_hard_fail;
     match config.data_plane() {
-        Ok(Mode::Iptables | Mode::Ipvs) => config.iptables.masquerade_all = args.masquerade_all,
+        Some(Mode::Iptables | Mode::Ipvs) => config.iptables.masquerade_all = args.masquerade_all,
         _ => config.nftables.masquerade_all = args.masquerade_all,
     }
     config.iptables.masquerade_bit =

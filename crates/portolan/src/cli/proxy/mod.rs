@@ -11,7 +11,7 @@ use plan::NodeSettings;
 use crate::control::{self, runtime_directory};
 use crate::errors::sentence;
 use crate::proxy::config::{self, KubeProxyConfiguration};
-use crate::proxy::dataplane::Choice;
+use crate::proxy::dataplane::{Choice, resolve};
 use crate::proxy::{self, Settings, host, takeover};
 use crate::runtime;
 pub(crate) use flags::Args;
@@ -21,11 +21,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.cleanup {
         return cleanup(args.keep_kube_proxy, args.cgroup.as_deref(), &args.socket);
     }
-    let config = configuration(args)?;
+    let mut config = configuration(args)?;
     if let Some(path) = &args.write_config_to {
         let text = config.to_yaml();
         return std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
     }
+    let options = Options { cgroup: args.cgroup.clone(), ..config.options(args.iptables_backend) };
+    let mode = resolve(config.wish()?, &options);
+    config.mode = mode.to_string();
     for sentence in config.without_meaning() {
         tracing::warn!("{sentence}");
     }
@@ -49,13 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     runtime::run(proxy::run(Settings {
         kubeconfig: kubeconfig.filter(|path| !path.is_empty()).map(PathBuf::from),
         master: args.master.clone(),
-        choice: Choice {
-            mode: config.data_plane()?,
-            options: Options {
-                cgroup: args.cgroup.clone(),
-                ..config.options(args.iptables_backend)
-            },
-        },
+        choice: Choice { mode, options },
         node: NodeSettings {
             allowed_external_ips: args.allow_external_ips.clone(),
             ..config.node_settings(&node_name)
@@ -99,7 +96,7 @@ fn configuration(args: &Args) -> anyhow::Result<KubeProxyConfiguration> {
         config.hostname_override.clone_from(name);
     }
     config.validate()?;
-    config.data_plane()?;
+    config.wish()?;
     Ok(config)
 }
 

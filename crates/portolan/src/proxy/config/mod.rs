@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use dataplane::Mode;
 use dataplane::iptables::Flavour;
-use dataplane::mode::{Options, UnknownMode};
+use dataplane::mode::{Options, UnknownMode, Wish};
 use ipnet::IpNet;
 use plan::{LocalDetector, NodePortAddresses, NodeSettings};
 
@@ -110,12 +110,20 @@ impl KubeProxyConfiguration {
     }
 
     /// The data plane that is asked for; nftables if none is.
-    pub(crate) fn data_plane(&self) -> Result<Mode, Error> {
+    pub(crate) fn wish(&self) -> Result<Wish, Error> {
         match self.mode.as_str() {
-            "" => Ok(Mode::Nftables),
+            "" => Ok(Wish::Only(Mode::Nftables)),
             name => name
                 .parse()
                 .map_err(|error: UnknownMode| Error::Invalid(vec![format!("mode: {error}")])),
+        }
+    }
+
+    /// The data plane, where it is not left to this machine which.
+    pub(crate) fn data_plane(&self) -> Option<Mode> {
+        match self.wish() {
+            Ok(Wish::Only(mode)) => Some(mode),
+            Ok(Wish::Auto) | Err(_) => None,
         }
     }
 

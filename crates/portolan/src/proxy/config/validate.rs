@@ -10,7 +10,7 @@ use super::PRIMARY;
 use super::duration::GoDuration;
 use super::file::KubeProxyConfiguration;
 
-const MODES: [&str; 5] = ["", "ebpf", "iptables", "ipvs", "nftables"];
+const MODES: [&str; 6] = ["", "auto", "ebpf", "iptables", "ipvs", "nftables"];
 const LOCAL_MODES: [&str; 5] =
     ["", "BridgeInterface", "ClusterCIDR", "InterfaceNamePrefix", "NodeCIDR"];
 
@@ -34,7 +34,7 @@ pub(super) fn mistakes(config: &KubeProxyConfiguration) -> Vec<String> {
         }
     }
     if !MODES.contains(&config.mode.as_str()) {
-        refuse("mode", &config.mode, "ebpf, iptables, ipvs, nftables, or nothing");
+        refuse("mode", &config.mode, "auto, ebpf, iptables, ipvs, nftables, or nothing");
     }
     let scheduler = &config.ipvs.scheduler;
     if !scheduler.is_empty() && scheduler.parse::<Scheduler>().is_err() {
