@@ -159,8 +159,8 @@ static __always_inline bool is_used(const struct translation *known, __u8 protoc
  * Finds an endpoint for a client's new connection and writes down how its packets are changed: the
  * destination of requests, and the source of answers. The source of requests follows where they go out.
  */
-SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend, __u64 set,
-		    bool is_masqueraded, struct endpoint *chosen)
+SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend, __u64 set, bool is_pod,
+		    struct endpoint *chosen)
 {
 	if (!packet || !frontend || !chosen)
 		return false;
@@ -168,7 +168,12 @@ SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend
 	struct tuple key = {.source = tuple->source, .protocol = tuple->protocol};
 	struct translation value = {.port = frontend->port, .seen = now()};
 
-	if (!choose_for(frontend, set, &tuple->source.address, chosen))
+	bool is_masqueraded =
+		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
+	bool is_by_client = !is_pod && frontend->flags & BY_CLIENT;
+	__u64 hash = is_by_client ? hash_of(&tuple->source, set) : 0;
+
+	if (!choose_for(frontend, set, hash, &tuple->source.address, chosen))
 		return false;
 	/* One that talks to itself would not take an answer from itself for one of the Service. */
 	if (is_same_address(&chosen->address, &tuple->source.address))
@@ -493,14 +498,12 @@ SEPARATE int start(struct __sk_buff *skb, struct packet *packet, struct endpoint
 	struct device *device = bpf_map_lookup_elem(&devices, &link);
 	bool is_pod = (device && device->flags & OF_PODS) || is_in(&pods, &tuple->source.address);
 	__u64 set = is_pod ? frontend->pod : frontend->outside;
-	bool is_masqueraded =
-		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
 
 	if (set == DROP)
 		return LOST;
 	if (set == REFUSE)
 		return refuse(skb, packet, 0);
-	return begin(packet, frontend, set, is_masqueraded, to) ? GO_ON : LOST;
+	return begin(packet, frontend, set, is_pod, to) ? GO_ON : LOST;
 }
 
 /* A packet comes in by a link, with its IP header at `l3`. */

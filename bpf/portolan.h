@@ -54,6 +54,8 @@ struct frontend {
 /* Packets of connections from there get an address of the node as their source. */
 #define MASQUERADES_PODS 1
 #define MASQUERADES_OUTSIDE 2
+/* Clients from outside get an endpoint by a hash of themselves. */
+#define BY_CLIENT 4
 
 /*
  * Value of `sets`, by number of the set: which list of endpoints it has at the moment.
@@ -74,6 +76,23 @@ struct slot {
 	__u32 list;
 	__u32 index;
 };
+
+/*
+ * Value of `tables`, whose keys are slots too: a part of the table by which clients of a list are given endpoints
+ * (maglev.rs), each entry the place of one in the list.
+ */
+#define BLOCK 64
+
+struct block {
+	__u16 places[BLOCK];
+};
+
+/* How many entries there are, up to how many endpoints. */
+#define FEW 32
+#define FEW_ENTRIES 1024
+#define MANY 512
+#define MANY_ENTRIES 16384
+#define MOST_ENTRIES 65536
 
 /*
  * Key of `members`, which answers whether somebody may go on with the endpoint that he was sent to before.

@@ -97,7 +97,7 @@ static __always_inline enum outcome resolve(struct bpf_sock_addr *ctx, const str
 	struct address client = by_namespace(namespace);
 
 	if (is_connecting)
-		return choose_for(frontend, set, &client, given) ? GIVEN : UNTOUCHED;
+		return choose_for(frontend, set, 0, &client, given) ? GIVEN : UNTOUCHED;
 
 	/* Datagrams of a socket go on to the same endpoint as long as that serves. */
 	struct datagrams flow = {.socket = bpf_get_socket_cookie(ctx), .peer = *to};
@@ -106,7 +106,7 @@ static __always_inline enum outcome resolve(struct bpf_sock_addr *ctx, const str
 	if (before && is_member(~frontend->port, before)) {
 		*given = *before;
 	} else {
-		if (!choose_for(frontend, set, &client, given))
+		if (!choose_for(frontend, set, 0, &client, given))
 			return UNTOUCHED;
 		bpf_map_update_elem(&flows, &flow, given, BPF_ANY);
 	}

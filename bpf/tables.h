@@ -35,6 +35,7 @@
 TABLE(frontends, struct frontend_key, struct frontend);
 TABLE(sets, __u64, struct set);
 TABLE(endpoints, struct slot, struct endpoint);
+TABLE(tables, struct slot, struct block);
 TABLE(members, struct member, __u32);
 /* Addresses of the node that accept node ports. */
 TABLE(node_addresses, struct address, __u32);
@@ -88,8 +89,40 @@ static __always_inline bool is_member(__u64 of, const struct endpoint *endpoint)
 	return bpf_map_lookup_elem(&members, &key) != NULL;
 }
 
-/* Any endpoint of a set, each as likely as the others. */
-static __always_inline bool choose(__u64 number, struct endpoint *chosen)
+/* MurmurHash3's last steps. */
+static __always_inline __u64 mixed(__u64 hash)
+{
+	hash ^= hash >> 33;
+	hash *= 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 33;
+	hash *= 0xc4ceb9fe1a85ec53ULL;
+	return hash ^ hash >> 33;
+}
+
+/* A client by his address and port, and what he wants: the same on all nodes. It is not 0. */
+static __always_inline __u64 hash_of(const struct endpoint *client, __u64 wanted)
+{
+	const struct address *address = &client->address;
+	__u64 hash = mixed(wanted ^ ((__u64)address->word[0] << 32 | address->word[1]));
+
+	hash = mixed(hash ^ ((__u64)address->word[2] << 32 | address->word[3]));
+	return mixed(hash ^ client->port) | 1ULL << 63;
+}
+
+/* The place of an endpoint for a client with this hash, if the list has a table. */
+static __always_inline __u32 place_for(__u64 hash, __u32 list, __u32 count)
+{
+	__u32 size = count <= FEW ? FEW_ENTRIES : count <= MANY ? MANY_ENTRIES : MOST_ENTRIES;
+	__u32 entry = (__u32)hash & (size - 1);
+	struct slot slot = {.list = list, .index = entry / BLOCK};
+	struct block *block = bpf_map_lookup_elem(&tables, &slot);
+
+	/* A very long list has none. */
+	return block ? block->places[entry % BLOCK] : (__u32)hash % count;
+}
+
+/* An endpoint of a set: that of a client with this hash, or any, each as likely as the others, if it is 0. */
+static __always_inline bool choose(__u64 number, __u64 hash, struct endpoint *chosen)
 {
 	for (int i = 0; i < ATTEMPTS; i++) {
 		struct set *set = bpf_map_lookup_elem(&sets, &number);
@@ -104,7 +137,9 @@ static __always_inline bool choose(__u64 number, struct endpoint *chosen)
 		__u32 count = list >> 32;
 		struct slot slot = {.list = (__u32)list};
 
-		if (count > 1)
+		if (count > 1 && hash)
+			slot.index = place_for(hash, slot.list, count);
+		else if (count > 1)
 			slot.index = bpf_get_prandom_u32() % count;
 		struct endpoint *found = bpf_map_lookup_elem(&endpoints, &slot);
 
@@ -116,12 +151,12 @@ static __always_inline bool choose(__u64 number, struct endpoint *chosen)
 	return false;
 }
 
-/* As choose, but a client that was there within the time of affinity gets the same as before. */
-static __always_inline bool choose_for(const struct frontend *frontend, __u64 set,
+/* As `choose`, but a client that was there within the time of affinity gets the same as before. */
+static __always_inline bool choose_for(const struct frontend *frontend, __u64 set, __u64 hash,
 				       const struct address *from, struct endpoint *chosen)
 {
 	if (!frontend->affinity)
-		return choose(set, chosen);
+		return choose(set, hash, chosen);
 
 	struct client client = {.port = frontend->port, .address = *from};
 	struct remembered *known = bpf_map_lookup_elem(&affinities, &client);
@@ -130,7 +165,7 @@ static __always_inline bool choose_for(const struct frontend *frontend, __u64 se
 	if (known && age(known->seen) <= frontend->affinity * SECOND &&
 	    is_member(set, &known->endpoint))
 		latest.endpoint = known->endpoint;
-	else if (!choose(set, &latest.endpoint))
+	else if (!choose(set, hash, &latest.endpoint))
 		return false;
 	bpf_map_update_elem(&affinities, &client, &latest, BPF_ANY);
 	*chosen = latest.endpoint;

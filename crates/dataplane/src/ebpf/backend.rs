@@ -21,8 +21,8 @@ use super::content::{Changes, Content, Held};
 use super::flows;
 use super::host::{Filters, Host};
 use super::layout::{
-    Accepts, Address, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node,
-    Range, Set, Slot, SourceRange, Translation, Tuple,
+    Accepts, Address, Block, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member,
+    Node, Range, Set, Slot, SourceRange, Translation, Tuple,
 };
 use super::programs::{Generation, PRESENT, Programs, Ranges, Tables};
 use super::watch::{Expected, ProgramWatcher};
@@ -53,6 +53,8 @@ pub struct Ebpf {
     host: Host,
     /// Lists that no set has any more, and since when.
     left: Vec<(Instant, List)>,
+    /// Their tables, by keys.
+    left_tables: Vec<(Instant, Slot)>,
     /// Endpoints that do not serve any more and whose sockets were not looked for yet.
     lost: HashSet<SocketAddr>,
     /// Frontends of UDP that lead somewhere now, and whose sockets were not looked for yet.
@@ -77,6 +79,7 @@ impl Ebpf {
             content: Content::default(),
             host: Host::default(),
             left: Vec::new(),
+            left_tables: Vec::new(),
             lost: HashSet::new(),
             found: HashSet::new(),
             retiring_since: None,
@@ -104,6 +107,7 @@ impl Ebpf {
         self.generation = None;
         self.content = Content::default();
         self.left.clear();
+        self.left_tables.clear();
         self.programs.remove()
     }
 
@@ -159,6 +163,7 @@ impl Ebpf {
         self.content = content;
         // A list may have been left a moment ago, by whom is not known.
         self.left.clear();
+        self.left_tables.clear();
         let of_host = self.tell(&generation)?;
         let written = self.apply(&generation.tables, &changes);
         self.expected.set(Some(&generation.name));
@@ -226,6 +231,7 @@ impl Ebpf {
         tracing::debug!(counts = ?content.counts(), "maps are made anew");
         let of_host = write_host(&generation.tables, &self.host)?;
         self.left.clear();
+        self.left_tables.clear();
         self.content = content;
         self.apply(&generation.tables, &changes)?;
         Ok((changes.operations() + of_host, generation))
@@ -278,6 +284,8 @@ impl Ebpf {
     fn apply(&mut self, tables: &Tables, changes: &Changes) -> Result<()> {
         let (slots, endpoints) = elements(changes.endpoints.iter().copied());
         tables.endpoints.put_all(&slots, &endpoints)?;
+        let (slots, blocks) = elements(changes.tables.iter().copied());
+        tables.tables.put_all(&slots, &blocks)?;
         let members = keys(&changes.members);
         tables.members.put_all(&members, &vec![PRESENT; members.len()])?;
         let sources = keys(&changes.sources);
@@ -293,18 +301,23 @@ impl Ebpf {
         self.lost.extend(changes.lost());
         let now = Instant::now();
         self.left.extend(changes.left.iter().map(|list| (now, *list)));
+        self.left_tables.extend(changes.left_tables.iter().map(|slot| (now, *slot)));
         Ok(())
     }
 
     /// Removes lists that nobody looks at any more. Answers whether none is left.
     fn let_go(&mut self) -> Result<bool> {
         let Some(generation) = &self.generation else { return Ok(true) };
-        let is_over = |(since, _): &(Instant, List)| since.elapsed() >= LIST_REST;
-        let over = self.left.iter().filter(|left| is_over(left));
+        let is_over = |since: &Instant| since.elapsed() >= LIST_REST;
+        let over = self.left.iter().filter(|(since, _)| is_over(since));
         let slots: Vec<Slot> = over.flat_map(|(_, list)| list.slots()).collect();
         generation.tables.endpoints.delete_all(&keys(&slots))?;
-        self.left.retain(|left| !is_over(left));
-        Ok(self.left.is_empty())
+        self.left.retain(|(since, _)| !is_over(since));
+        let over = self.left_tables.iter().filter(|(since, _)| is_over(since));
+        let slots: Vec<Slot> = over.map(|(_, slot)| *slot).collect();
+        generation.tables.tables.delete_all(&keys(&slots))?;
+        self.left_tables.retain(|(since, _)| !is_over(since));
+        Ok(self.left.is_empty() && self.left_tables.is_empty())
     }
 }
 
@@ -465,6 +478,10 @@ fn read(tables: &Tables) -> Result<Held> {
     for (key, value) in tables.endpoints.entries()? {
         let Slot { list, index } = Slot::get(&key);
         held.lists.entry(list).or_default().insert(index, Endpoint::get(&value));
+    }
+    for (key, value) in tables.tables.entries()? {
+        let Slot { list, index } = Slot::get(&key);
+        held.tables.entry(list).or_default().insert(index, Block::get(&value));
     }
     Ok(held)
 }

@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use plan::{Group, GroupId};
 
-use super::layout::{Endpoint, Frontend, FrontendKey, List, Member, Set, Slot, SourceRange};
+use super::layout::{Block, Endpoint, Frontend, FrontendKey, List, Member, Set, Slot, SourceRange};
+use super::maglev;
 use super::render::{Rendered, render_group};
+use super::wire::Wire;
+use crate::number::hash;
 
 /// What was read from the maps.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +24,8 @@ pub struct Held {
     pub sets: HashMap<u64, Set>,
     /// Endpoints of lists, by their places.
     pub lists: HashMap<u32, BTreeMap<u32, Endpoint>>,
+    /// Blocks of lists' tables, by their places.
+    pub tables: HashMap<u32, BTreeMap<u32, Block>>,
     /// Keys of `members`.
     pub members: HashSet<Member>,
     /// Keys of `sources`.
@@ -44,6 +49,8 @@ pub struct Content {
 pub struct Changes {
     /// Elements of `endpoints` to add.
     pub endpoints: Vec<(Slot, Endpoint)>,
+    /// Elements of `tables` to add.
+    pub tables: Vec<(Slot, Block)>,
     /// Keys of `members` to add.
     pub members: Vec<Member>,
     /// Keys of `sources` to add.
@@ -62,6 +69,8 @@ pub struct Changes {
     pub gone_sources: Vec<SourceRange>,
     /// Lists that no set has any more. They may be looked at for a moment.
     pub left: Vec<List>,
+    /// Keys of their tables.
+    pub left_tables: Vec<Slot>,
 }
 
 /// How many elements maps have.
@@ -73,6 +82,8 @@ pub struct Counts {
     pub sets: usize,
     /// Of `endpoints`.
     pub endpoints: usize,
+    /// Of `tables`.
+    pub tables: usize,
     /// Of `members`.
     pub members: usize,
     /// Of `sources`.
@@ -90,7 +101,8 @@ impl Content {
         let mut content = Self { own, ..Self::default() };
         let (mut frontends, mut members) = (HashMap::new(), HashSet::new());
         let mut sources = HashSet::new();
-        content.last = held.lists.keys().max().copied().unwrap_or_default();
+        let held_lists = held.lists.keys().chain(held.tables.keys());
+        content.last = held_lists.max().copied().unwrap_or_default();
         for group in groups.values() {
             let rendered = render_group(group, &content.own);
             content.counts = content.counts + rendered.counts();
@@ -98,9 +110,10 @@ impl Content {
             members.extend(rendered.members);
             sources.extend(rendered.sources);
             for (number, endpoints) in rendered.sets {
-                let list = match held.list_of(number, &endpoints) {
+                let is_by_client = rendered.by_client.contains(&number);
+                let list = match held.list_of(number, &endpoints, is_by_client) {
                     Some(list) => list,
-                    None => content.new_list(number, &endpoints, &mut changes),
+                    None => content.new_list(number, &endpoints, is_by_client, &mut changes),
                 };
                 content.lists.insert(number, list);
             }
@@ -124,6 +137,11 @@ impl Content {
             // Places that are missing are no matter: what is not there goes as well.
             let count = list.last_key_value().map_or(0, |(last, _)| last + 1);
             changes.left.push(List { number: *number, count });
+        }
+        for (list, blocks) in held.tables.iter().filter(|(list, _)| !used.contains(list)) {
+            changes
+                .left_tables
+                .extend(blocks.keys().map(|index| Slot { list: *list, index: *index }));
         }
         (content, changes)
     }
@@ -175,15 +193,18 @@ impl Content {
     /// Replaces the sets and members of one group.
     fn replace(&mut self, old: &Rendered, new: Rendered, changes: &mut Changes) {
         for (number, endpoints) in &new.sets {
-            if old.sets.get(number) == Some(endpoints) {
+            let is_by_client = new.by_client.contains(number);
+            let was_by_client = old.by_client.contains(number);
+            if old.sets.get(number) == Some(endpoints) && was_by_client == is_by_client {
                 continue;
             }
-            let list = self.new_list(*number, endpoints, changes);
-            changes.left.extend(self.lists.insert(*number, list));
+            let list = self.new_list(*number, endpoints, is_by_client, changes);
+            let left = self.lists.insert(*number, list);
+            changes.leave(left, was_by_client);
         }
         for number in old.sets.keys().filter(|number| !new.sets.contains_key(number)) {
             changes.gone_sets.push(*number);
-            changes.left.extend(self.lists.remove(number));
+            changes.leave(self.lists.remove(number), old.by_client.contains(number));
         }
         let (before, now): (BTreeSet<_>, BTreeSet<_>) =
             (old.members.iter().copied().collect(), new.members.into_iter().collect());
@@ -201,10 +222,19 @@ impl Content {
     }
 
     /// Makes a list for a set.
-    fn new_list(&mut self, set: u64, endpoints: &[SocketAddr], changes: &mut Changes) -> List {
+    fn new_list(
+        &mut self,
+        set: u64,
+        endpoints: &[SocketAddr],
+        is_by_client: bool,
+        changes: &mut Changes,
+    ) -> List {
         self.last = self.last.wrapping_add(1);
         let count = u32::try_from(endpoints.len()).expect("a set has not that many endpoints");
         let list = List { number: self.last, count };
+        if is_by_client {
+            changes.tables.extend(table_slots(list).zip(maglev::table(endpoints)));
+        }
         let endpoints = endpoints.iter().map(|at| Endpoint::from(*at));
         changes.endpoints.extend(list.slots().zip(endpoints));
         changes.sets.push(Set { number: set, list });
@@ -222,12 +252,26 @@ impl Content {
     }
 }
 
+/// Where the table of a list is.
+fn table_slots(list: List) -> impl Iterator<Item = Slot> {
+    let blocks = u32::try_from(maglev::blocks(list.count as usize)).unwrap_or_default();
+    (0..blocks).map(move |index| Slot { list: list.number, index })
+}
+
+/// What tells a table from another one.
+fn hash_of<'b>(blocks: impl Iterator<Item = &'b Block>) -> u64 {
+    let bytes: Vec<[u8; Block::SIZE]> = blocks.map(Wire::to_bytes).collect();
+    let parts: Vec<&[u8]> = bytes.iter().map(<[u8; Block::SIZE]>::as_slice).collect();
+    hash(&parts)
+}
+
 impl Rendered {
     fn counts(&self) -> Counts {
         Counts {
             frontends: self.frontends.len(),
             sets: self.sets.len(),
             endpoints: self.sets.values().map(Vec::len).sum(),
+            tables: self.by_client.iter().map(|set| maglev::blocks(self.sets[set].len())).sum(),
             members: self.members.len(),
             sources: self.sources.len(),
         }
@@ -242,6 +286,7 @@ impl Add for Counts {
             frontends: self.frontends + other.frontends,
             sets: self.sets + other.sets,
             endpoints: self.endpoints + other.endpoints,
+            tables: self.tables + other.tables,
             members: self.members + other.members,
             sources: self.sources + other.sources,
         }
@@ -256,6 +301,7 @@ impl Sub for Counts {
             frontends: self.frontends - other.frontends,
             sets: self.sets - other.sets,
             endpoints: self.endpoints - other.endpoints,
+            tables: self.tables - other.tables,
             members: self.members - other.members,
             sources: self.sources - other.sources,
         }
@@ -272,21 +318,31 @@ impl Held {
         let sets = self.sets.iter().map(|(number, set)| {
             let endpoints = self.lists.get(&set.list.number);
             let endpoints: Vec<_> = endpoints.into_iter().flat_map(BTreeMap::values).collect();
-            format!("set {number:016x} of {}: {endpoints:?}", set.list.count)
+            let table = match self.tables.get(&set.list.number) {
+                Some(blocks) => format!(", {:016x}", hash_of(blocks.values())),
+                None => String::new(),
+            };
+            format!("set {number:016x} of {}: {endpoints:?}{table}", set.list.count)
         });
         let mut lines: Vec<String> = frontends.chain(members).chain(sources).chain(sets).collect();
         lines.sort();
         lines.join("\n")
     }
 
-    /// The list that a set has, if it has these endpoints.
-    fn list_of(&self, set: u64, endpoints: &[SocketAddr]) -> Option<List> {
+    /// The list that a set has, if it has these endpoints, and with `is_by_client` their table.
+    fn list_of(&self, set: u64, endpoints: &[SocketAddr], is_by_client: bool) -> Option<List> {
         let held = self.sets.get(&set).filter(|held| held.number == set)?;
         let list = self.lists.get(&held.list.number)?;
         let is_equal = held.list.count as usize == endpoints.len()
             && list.len() == endpoints.len()
             && (0..).zip(endpoints).all(|(index, at)| list.get(&index) == Some(&(*at).into()));
-        is_equal.then_some(held.list)
+        let table = if is_by_client { maglev::table(endpoints) } else { Vec::new() };
+        let blocks = self.tables.get(&held.list.number);
+        let has_table = blocks.map_or(0, BTreeMap::len) == table.len()
+            && (0..)
+                .zip(&table)
+                .all(|(index, block)| blocks.and_then(|b| b.get(&index)) == Some(block));
+        (is_equal && has_table).then_some(held.list)
     }
 }
 
@@ -294,6 +350,7 @@ impl Changes {
     /// The number of elements that are touched, but for lists that are left.
     pub fn operations(&self) -> usize {
         self.endpoints.len()
+            + self.tables.len()
             + self.members.len()
             + self.sets.len()
             + self.frontends.len()
@@ -302,6 +359,14 @@ impl Changes {
             + self.gone_members.len()
             + self.sources.len()
             + self.gone_sources.len()
+    }
+
+    /// A set has a list no more.
+    fn leave(&mut self, list: Option<List>, has_table: bool) {
+        self.left.extend(list);
+        if has_table {
+            self.left_tables.extend(list.into_iter().flat_map(table_slots));
+        }
     }
 
     /// Each kind of change in words, as of something that differs from what was wanted.
@@ -351,6 +416,10 @@ mod tests {
                 let before = places.insert(slot.index, *endpoint);
                 assert_eq!(before, None, "a list that is there is not written");
             }
+            for (slot, block) in &changes.tables {
+                let before = held.tables.entry(slot.list).or_default().insert(slot.index, *block);
+                assert_eq!(before, None, "a table that is there is not written");
+            }
             held.members.extend(&changes.members);
             held.sources.extend(&changes.sources);
             held.sets.extend(changes.sets.iter().map(|set| (set.number, *set)));
@@ -370,6 +439,13 @@ mod tests {
             for list in &changes.left {
                 assert!(held.lists.remove(&list.number).is_some(), "what is left was there");
             }
+            for Slot { list, index } in &changes.left_tables {
+                let table = held.tables.get_mut(list).expect("what is left was there");
+                assert!(table.remove(index).is_some(), "what is left was there");
+                if table.is_empty() {
+                    held.tables.remove(list);
+                }
+            }
         }
 
         fn counts(&self) -> Counts {
@@ -377,6 +453,7 @@ mod tests {
                 frontends: self.0.frontends.len(),
                 sets: self.0.sets.len(),
                 endpoints: self.0.lists.values().map(BTreeMap::len).sum(),
+                tables: self.0.tables.values().map(BTreeMap::len).sum(),
                 members: self.0.members.len(),
                 sources: self.0.sources.len(),
             }

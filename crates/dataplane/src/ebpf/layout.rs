@@ -49,8 +49,8 @@ layout! {
         sources: u64,
         /// Seconds that a silent client keeps its endpoint for; 0 if none is kept.
         affinity: u32,
-        /// Of whose connections packets get an address of the node as their source.
-        flags: Masquerades,
+        /// How packets are led.
+        flags: Flags,
     }
 
     /// Value of `sets`, whose key is its number.
@@ -160,6 +160,13 @@ layout! {
     }
 }
 
+/// How many entries of a table are in one value of `tables`.
+pub const BLOCK: usize = 64;
+
+/// Value of `tables`: places of endpoints in their list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block(pub [u16; BLOCK]);
+
 /// An IPv6 address; IPv4 addresses are mapped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(Ipv6Addr);
@@ -175,6 +182,15 @@ pub struct Masquerades {
     pub pods: bool,
     /// Those from outside.
     pub outside: bool,
+}
+
+/// How packets of connections to a frontend are led.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flags {
+    /// Whose connections are masqueraded.
+    pub masquerades: Masquerades,
+    /// Clients from outside get an endpoint by a hash of themselves.
+    pub by_client: bool,
 }
 
 /// A number of 64 bits where there may be no gap before it.
@@ -407,16 +423,36 @@ impl Wire for Deed {
     }
 }
 
-impl Wire for Masquerades {
+impl Wire for Flags {
     const SIZE: usize = u32::SIZE;
 
     fn put(&self, bytes: &mut [u8]) {
-        (u32::from(self.pods) | u32::from(self.outside) << 1).put(bytes);
+        let Masquerades { pods, outside } = self.masquerades;
+        (u32::from(pods) | u32::from(outside) << 1 | u32::from(self.by_client) << 2).put(bytes);
     }
 
     fn get(bytes: &[u8]) -> Self {
         let flags = u32::get(bytes);
-        Self { pods: flags & 1 != 0, outside: flags & 2 != 0 }
+        let masquerades = Masquerades { pods: flags & 1 != 0, outside: flags & 2 != 0 };
+        Self { masquerades, by_client: flags & 4 != 0 }
+    }
+}
+
+impl Wire for Block {
+    const SIZE: usize = BLOCK * u16::SIZE;
+
+    fn put(&self, bytes: &mut [u8]) {
+        for (place, bytes) in self.0.iter().zip(bytes.chunks_mut(u16::SIZE)) {
+            place.put(bytes);
+        }
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let mut block = Self([0; BLOCK]);
+        for (place, bytes) in block.0.iter_mut().zip(bytes.chunks(u16::SIZE)) {
+            *place = u16::get(bytes);
+        }
+        block
     }
 }
 
@@ -521,6 +557,7 @@ mod tests {
             "remembered",
             "datagrams",
             "peer",
+            "shown",
             "endpoint",
             "tuple",
             "translation",
@@ -539,6 +576,7 @@ mod tests {
                 "remembered 32: endpoint@0 zero@20 seen@24",
                 "datagrams 32: socket@0 peer@8 zero@28",
                 "peer 40: asked@0 given@20",
+                "shown 48: socket@0 peer@8",
                 "endpoint 20: address@0 port@16 zero@18",
                 "tuple 44: source@0 destination@20 protocol@40 hook@41 zero@42",
                 "translation 40: to@0 flags@20 port@24 seen@32",

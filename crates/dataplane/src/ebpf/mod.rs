@@ -7,6 +7,7 @@
 //! | `wire` | how they become bytes |
 //! | `render` | what a group puts into the maps |
 //! | `content` | what the maps hold, and what leads from one content to the next |
+//! | `maglev` | which endpoint a client from outside gets |
 //! | `programs` | what is loaded and attached, and how it outlives this process |
 //! | `host` | what programs are told of the node |
 //! | `companion` | the table of nftables for what programs leave |
@@ -27,6 +28,7 @@ pub mod content;
 mod flows;
 mod host;
 pub mod layout;
+pub mod maglev;
 mod programs;
 pub mod render;
 mod watch;

@@ -25,8 +25,8 @@ use kernel::cgroup::Cgroup;
 use super::content::Counts;
 use super::host::Place;
 use super::layout::{
-    Accepts, Address, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range, Set,
-    Slot, SourceRange, Translation, Tuple,
+    Accepts, Address, Block, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range,
+    Set, Slot, SourceRange, Translation, Tuple,
 };
 use super::wire::Wire;
 use crate::number::hash;
@@ -97,6 +97,7 @@ pub(super) struct Tables {
     pub(super) frontends: Table<{ FrontendKey::SIZE }, { Frontend::SIZE }>,
     pub(super) sets: Table<{ u64::SIZE }, { Set::SIZE }>,
     pub(super) endpoints: Table<{ Slot::SIZE }, { Endpoint::SIZE }>,
+    pub(super) tables: Table<{ Slot::SIZE }, { Block::SIZE }>,
     pub(super) members: Table<{ Member::SIZE }, PRESENCE>,
     pub(super) sources: Table<{ SourceRange::SIZE }, PRESENCE>,
     pub(super) pods: Ranges,
@@ -175,6 +176,7 @@ impl Programs {
                 ("frontends", capacity(counts.frontends)),
                 ("sets", capacity(counts.sets)),
                 ("endpoints", capacity(counts.endpoints)),
+                ("tables", capacity(counts.tables)),
                 ("members", capacity(counts.members)),
                 ("sources", capacity(counts.sources)),
                 ("pods", RANGES),
@@ -194,6 +196,7 @@ impl Programs {
             frontends: pinned(&object, "frontends", &own)?,
             sets: pinned(&object, "sets", &own)?,
             endpoints: pinned(&object, "endpoints", &own)?,
+            tables: pinned(&object, "tables", &own)?,
             members: pinned(&object, "members", &own)?,
             sources: pinned(&object, "sources", &own)?,
             pods: pinned(&object, "pods", &own)?,
@@ -357,6 +360,7 @@ impl Programs {
             Table::open(&own.join("frontends"))?,
             Table::open(&own.join("sets"))?,
             Table::open(&own.join("endpoints"))?,
+            Table::open(&own.join("tables"))?,
             Table::open(&own.join("members"))?,
             Table::open(&own.join("sources"))?,
             Table::open(&own.join("pods"))?,
@@ -371,6 +375,7 @@ impl Programs {
             Some(frontends),
             Some(sets),
             Some(endpoints),
+            Some(blocks),
             Some(members),
             Some(sources),
             Some(pods),
@@ -387,6 +392,7 @@ impl Programs {
             frontends,
             sets,
             endpoints,
+            tables: blocks,
             members,
             sources,
             pods,
@@ -408,6 +414,7 @@ impl Tables {
             frontends: self.frontends.capacity()?,
             sets: self.sets.capacity()?,
             endpoints: self.endpoints.capacity()?,
+            tables: self.tables.capacity()?,
             members: self.members.capacity()?,
             sources: self.sources.capacity()?,
         };
@@ -419,6 +426,7 @@ impl Tables {
         counts.frontends <= self.capacities.frontends
             && counts.sets <= self.capacities.sets
             && counts.endpoints.saturating_mul(2) <= self.capacities.endpoints
+            && counts.tables.saturating_mul(2) <= self.capacities.tables
             && counts.members <= self.capacities.members
             && counts.sources <= self.capacities.sources
     }

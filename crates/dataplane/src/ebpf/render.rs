@@ -2,14 +2,14 @@
 //!
 //! Pure. A group's elements depend on that group alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use model::Family;
-use plan::{Action, Frontend, Group, Origin};
+use plan::{Action, Frontend, FrontendAddress, Group, Origin};
 
-use super::layout::{self, Deed, FrontendKey, Masquerades, Member, SourceRange, is_seen};
+use super::layout::{self, Deed, Flags, FrontendKey, Masquerades, Member, SourceRange, is_seen};
 use super::wire::Wire;
 use crate::number::{hash, port_number, set_number};
 
@@ -23,6 +23,8 @@ pub struct Rendered {
     pub frontends: BTreeMap<FrontendKey, layout::Frontend>,
     /// The endpoints of sets, by their numbers.
     pub sets: BTreeMap<u64, Vec<SocketAddr>>,
+    /// Numbers of those sets whose endpoints clients from outside get by a hash of themselves.
+    pub by_client: BTreeSet<u64>,
     /// Keys of `members`.
     pub members: Vec<Member>,
     /// Keys of `sources`.
@@ -55,6 +57,10 @@ pub fn render_group(group: &Group, own: &[IpAddr]) -> Rendered {
         if leading.affinity.is_some() {
             out.members.extend(endpoints.clone().map(|at| member(number, at)));
         }
+        let is_by_client = |f: &&Frontend| is_by_client(group, f) && f.leads_to(index);
+        if group.frontends.iter().any(|f| is_by_client(&f)) {
+            out.by_client.insert(number);
+        }
         out.sets.insert(number, endpoints.collect());
     }
     for port in &group.udp_ports {
@@ -67,6 +73,16 @@ pub fn render_group(group: &Group, own: &[IpAddr]) -> Rendered {
     out.members.sort_unstable();
     out.members.dedup();
     out
+}
+
+/// Whether clients from outside are to get the same endpoint from every node: their packets may come by another
+/// node all of a sudden. Nobody outside has a way to a ClusterIP of his own.
+fn is_by_client(group: &Group, frontend: &Frontend) -> bool {
+    let is_cluster_ip = match frontend.key.address {
+        FrontendAddress::Ip(ip) => group.cluster_ips.contains(&ip),
+        FrontendAddress::AnyOfNode(_) => false,
+    };
+    !is_cluster_ip && matches!(frontend.action(Origin::Outside), Action::Forward { .. })
 }
 
 fn member(of: u64, at: SocketAddr) -> Member {
@@ -106,9 +122,12 @@ fn value(group: &Group, frontend: &Frontend, sources: u64, own: &[IpAddr]) -> la
         port: port_number(&frontend.port),
         sources,
         affinity: u32::try_from(seconds).unwrap_or(u32::MAX),
-        flags: Masquerades {
-            pods: masquerades(Origin::Pod),
-            outside: masquerades(Origin::Outside),
+        flags: Flags {
+            masquerades: Masquerades {
+                pods: masquerades(Origin::Pod),
+                outside: masquerades(Origin::Outside),
+            },
+            by_client: is_by_client(group, frontend),
         },
     }
 }

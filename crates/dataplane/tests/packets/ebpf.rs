@@ -42,6 +42,7 @@ on_ebpf!(
     tables_grow_while_connections_begin,
     another_version_takes_over,
     auto_takes_it_where_it_can_be_had,
+    clients_from_outside_get_what_another_node_would_give_them,
 );
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -311,4 +312,43 @@ fn auto_takes_it_where_it_can_be_had() {
     let (mode, reason) = resolve(&elsewhere);
     assert_eq!(mode, Mode::Nftables);
     assert!(reason.is_some());
+}
+
+fn clients_from_outside_get_what_another_node_would_give_them() {
+    if !kernel::bpf::PacketProgram::is_possible() {
+        say!("clients_from_outside_get_...: not run here, without programs at links");
+        return;
+    }
+    let hosts = Hosts::new();
+    for net in [&V4, &V6] {
+        let endpoints = [net.pod_a, net.pod_b, net.pod_d];
+        let world = cluster_with(net, json!({}), &endpoints);
+        let mut backend = programmed(Plane::Ebpf, &hosts, &world);
+        let bind = || UdpSocket::bind((net.outside.parse::<IpAddr>().unwrap(), 0)).unwrap();
+        let clients: Vec<UdpSocket> = hosts.outside.run(|| (0..60).map(|_| bind()).collect());
+        let ask_all = || -> Vec<String> {
+            let answers = clients.iter().map(|client| {
+                client.set_read_timeout(Some(LIMIT)).unwrap();
+                ask(client, at(net.node, 30080)).0
+            });
+            answers.collect()
+        };
+        let first = ask_all();
+        let share = |endpoint: &str| first.iter().filter(|answer| **answer == endpoint).count();
+        assert!(endpoints.iter().all(|endpoint| share(endpoint) > 5), "{first:?}");
+        // A node that knows nothing of them, and has heard of the endpoints in another order.
+        hosts.node.run(|| backend.forget_connections().unwrap());
+        let reversed = [net.pod_d, net.pod_b, net.pod_a];
+        let other = cluster_with(net, json!({}), &reversed);
+        hosts.node.run(|| backend.restore(&whole(&plan_of(&other))).unwrap());
+        assert_eq!(ask_all(), first);
+        // One endpoint less moves its clients and few others.
+        hosts.node.run(|| backend.forget_connections().unwrap());
+        let fewer = cluster_with(net, json!({}), &[net.pod_a, net.pod_b]);
+        hosts.node.run(|| backend.restore(&whole(&plan_of(&fewer))).unwrap());
+        let last = ask_all();
+        let moved = first.iter().zip(&last).filter(|(before, after)| before != after).count();
+        let of_gone = share(net.pod_d);
+        assert!(moved - of_gone <= 6, "{moved} have moved, {of_gone} had to");
+    }
 }
