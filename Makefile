@@ -36,7 +36,7 @@ RESULTS := $(CURDIR)/target/dataplanes
 # Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
 NATIVE_PLANES := nftables,iptables-nft,iptables-legacy,ebpf
 
-.PHONY: help run build test test-unit test-e2e test-vm dataplanes bench bench-quick bench-vm lint format clean
+.PHONY: help run build test test-unit test-e2e test-vm test-long dataplanes bench bench-quick bench-vm lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,6 +61,11 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
+
+test-long: $(KUBECTL) ## Run what takes long: a proxy is killed a thousand times under load (root).
+	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
+	$(CARGO) build -p portolan
+	PORTOLAN_KILLS=1000 $(CARGO) test -p e2e --test downtime -- killed --nocapture --test-threads=1
 
 test-vm-6.12: VM_PLANES := ipvs,ebpf
 # What nftables is made of is the same in both: once is enough here, `make dataplanes` has it in each.

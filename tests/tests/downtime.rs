@@ -151,6 +151,81 @@ fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
     }
 }
 
+/// How many times a proxy is killed, if this says nothing else.
+const KILLS: u64 = 12;
+
+/// A control group without processes, as the proxy on a host without pods has it; removed when dropped.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn create() -> Self {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("it is always there");
+        let mut unified = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let unified = unified.find(|words| words[2] == "cgroup2").expect("cgroup v2 is mounted");
+        let path = format!("{}/portolan-kills-{}", unified[1], std::process::id());
+        std::fs::create_dir(&path).expect("these tests need root: they make a control group");
+        Self(path.into())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn nothing_is_lost_however_often_the_proxy_is_killed() {
+    let (lab, program, cgroup) = (Lab::up(), Program::install(), Cgroup::create());
+    Proxy::prepare(&lab);
+    let pods =
+        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
+            .concat();
+    lab.apply(&(pods + &service("app: web", ""))).expect_success();
+    wait_for_pods(&lab, &["a", "b"]);
+    let cgroup = cgroup.0.to_str().expect("UTF-8");
+    let flags = ["--cluster-cidr", "10.244.0.0/16", "--proxy-mode", "ebpf", "--cgroup", cgroup];
+    let mut proxy = Proxy::start_with(&lab, &flags);
+    let target = "172.31.0.2:30080";
+    wait_for_answers(&lab, target);
+
+    let kills = std::env::var("PORTOLAN_KILLS")
+        .map_or(KILLS, |text| text.parse().expect("PORTOLAN_KILLS is a number"));
+    let (mut tried, mut asked, mut killed) = (0, 0, 0);
+    let seconds: u64 = if kills > 100 { 30 } else { 10 };
+    let text = seconds.to_string();
+    while killed < kills {
+        let load = traffic(&lab, "outside", &["connect", target, "500", &text]);
+        let flows = traffic(&lab, "outside", &["hold", target, &text]);
+        let round = Instant::now();
+        while killed < kills && round.elapsed() < Duration::from_secs(seconds - 2) {
+            // At any moment of a start, and after it.
+            thread::sleep(Duration::from_millis(killed * 37 % 400));
+            proxy.end("-KILL");
+            drop(proxy);
+            proxy = Proxy::start_with(&lab, &flags);
+            killed += 1;
+        }
+        let load = load.join().expect("no panic").expect_success();
+        assert_eq!(number(&load, "lost"), 0, "after {killed} kills: {load}");
+        tried += number(&load, "tried");
+        let flows = flows.join().expect("no panic").expect_success();
+        for line in flows.lines() {
+            assert_eq!(number(line, "lost"), 0, "after {killed} kills: {line}");
+            asked += number(line, "asked");
+        }
+    }
+    say(&format!("{killed} kills: {tried} connections and {asked} questions, none lost"));
+    // It is the last one that still does its work.
+    wait_for_answers(&lab, target);
+    proxy.end("-TERM");
+    let socket = Proxy::socket(&lab);
+    let cleanup = [&["proxy", "--cleanup", "--socket", &socket], &flags[4..]].concat();
+    let portolan = portolan_path();
+    let portolan = portolan.to_str().expect("UTF-8");
+    lab.exec(Proxy::HOST, &[&[portolan], cleanup.as_slice()].concat()).expect_success();
+}
+
 /// A client is refused or, as each is told but once a second (icmp_ratelimit), hears nothing.
 const NOBODY: &str = "nobody";
 

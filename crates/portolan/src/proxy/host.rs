@@ -75,10 +75,14 @@ pub(crate) fn restore(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets a kernel parameter, or that of a module by its path.
+/// Sets a kernel parameter, or that of a module by its path, where it is not so already: one that could not be set
+/// can't be set now.
 fn put_back(name: &str, value: &str) -> anyhow::Result<()> {
     if !name.starts_with('/') {
-        return Ok(sysctl::write(name, value)?);
+        return match sysctl::read(name)?.trim() == value {
+            true => Ok(()),
+            false => Ok(sysctl::write(name, value)?),
+        };
     }
     match fs::read_to_string(name).with_context(|| format!("read {name}"))?.trim() == value {
         true => Ok(()),
