@@ -9,6 +9,7 @@ use crate::results::Results;
 
 /// The data plane that the others are compared with, by its name in results.
 pub(crate) const NFTABLES: &str = "portolan";
+pub(crate) const EBPF: &str = "portolan-ebpf";
 /// IPVS, by its name in results.
 pub(crate) const IPVS: &str = "portolan-ipvs";
 /// All of them, by their names in results and in text.

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   client (a pod) ──┐
-//!                    node ── pods      every address of endpoints is local there
-//!   outside ─────────┘
+//!                    node ── pods           addresses of endpoints are local there,
+//!   outside ─────────┘  └── other ── far    and those of one Service here: another node, with its pods
 //! ```
 
 use std::fs;
@@ -21,7 +21,7 @@ use kernel::route::{NextHop, Route, Rtnetlink, VethEnd};
 use kernel::sysctl;
 use tempfile::TempDir;
 
-use crate::cluster::{ENDPOINT_RANGE, NODE_ADDRESS};
+use crate::cluster::{ENDPOINT_RANGE, FAR_RANGE, NODE_ADDRESS};
 use crate::interrupt::{self, Left};
 
 /// The client's address: a pod's.
@@ -32,6 +32,9 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// An address of the pods' namespace itself.
 const PODS: Ipv4Addr = Ipv4Addr::new(10, 251, 0, 1);
+/// The other node's address, and one of its pods' namespace itself.
+const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 252, 0, 1);
 /// `RTPROT_STATIC`.
 const STATIC: u8 = 4;
 
@@ -41,8 +44,10 @@ pub(crate) struct Site {
     pub(crate) client: Client,
     /// The node that is measured.
     pub(crate) node: Netns,
-    /// All endpoints.
+    /// Its endpoints.
     pub(crate) pods: Netns,
+    /// Those of another node.
+    pub(crate) far: Netns,
     /// A host that is no part of the cluster.
     pub(crate) outside: Client,
     /// The control group of what runs in pods, for who treats sockets by that.
@@ -86,21 +91,30 @@ impl Site {
         };
         let (client, node) = (make("client")?, make("node")?);
         let (pods, outside) = (make("pods")?, make("outside")?);
-        node.run(|| sysctl::write("net/ipv4/ip_forward", "1"))??;
+        let (other, far) = (make("other")?, make("far")?);
+        for router in [&node, &other] {
+            router.run(|| sysctl::write("net/ipv4/ip_forward", "1"))??;
+        }
         attach(&node, "client", &client, CLIENT, GATEWAY)?;
         attach(&node, "pods", &pods, PODS, GATEWAY)?;
         attach(&node, "outside", &outside, OUTSIDE, NODE_ADDRESS)?;
+        attach(&node, "other", &other, OTHER, NODE_ADDRESS)?;
+        attach(&other, "far", &far, FAR, GATEWAY)?;
         // A node has a default route. What goes there is not answered.
         route(&node, "0.0.0.0/0", OUTSIDE)?;
         route(&node, ENDPOINT_RANGE, PODS)?;
+        route(&node, FAR_RANGE, OTHER)?;
+        route(&other, FAR_RANGE, FAR)?;
         for netns in [&client, &pods, &outside] {
             netns.run(|| sysctl::write("net/ipv4/ip_local_port_range", "1024 65535"))??;
         }
         let cgroup = new_cgroup()?;
         let client = Client { netns: client, cgroup: Some(cgroup.clone()) };
         let outside = Client { netns: outside, cgroup: None };
-        let site = Self { client, node, pods, outside, cgroup, names, directory };
-        site.run(&site.pods, &["ip", "route", "add", "local", ENDPOINT_RANGE, "dev", "lo"])?;
+        let site = Self { client, node, pods, far, outside, cgroup, names, directory };
+        for (netns, range) in [(&site.pods, ENDPOINT_RANGE), (&site.far, FAR_RANGE)] {
+            site.run(netns, &["ip", "route", "add", "local", range, "dev", "lo"])?;
+        }
         Ok(site)
     }
 

@@ -1,7 +1,7 @@
 //! What Portolan is to reach, and whether it does.
 
 use crate::path::Way;
-use crate::planes::{IPVS, NFTABLES};
+use crate::planes::{EBPF, IPVS, NFTABLES};
 use crate::results::Results;
 
 /// A target and what was measured.
@@ -15,6 +15,50 @@ pub(crate) struct Target {
 }
 
 const MEGABYTE: f64 = 1e6;
+
+/// What eBPF is to reach at every number of Services: what no Service at all costs.
+fn targets_of_ebpf(results: &Results, add: &mut impl FnMut(&str, String, bool)) {
+    let of_ebpf =
+        |way: Way| results.paths.iter().filter(move |path| path.rules == EBPF && path.way == way);
+    for (way, what, least) in [
+        (Way::ClusterIp, "through a ClusterIP", 0.97),
+        (Way::NodePort, "from outside through a node port to a pod of the node", 1.0),
+        (Way::NodePortToOtherNode, "and to a pod of another node", 0.9),
+    ] {
+        for path in of_ebpf(way) {
+            add(
+                &format!(
+                    "{EBPF}: new connections {what} with {} Services: at least {least} of the direct way without any rules",
+                    path.services
+                ),
+                format!("{:.3}", path.of_no_rules.median),
+                path.of_no_rules.median >= least,
+            );
+        }
+    }
+    let bare = results.paths.iter().find(|path| path.services == 0 && path.way == Way::Direct);
+    for path in of_ebpf(Way::ClusterIp) {
+        let Some(bare) = bare else { continue };
+        let ratio = path.answer_p50_us.median / bare.answer_p50_us.median;
+        add(
+            &format!(
+                "{EBPF}: an answer through a ClusterIP with {} Services: p50 within 3 % of the direct way without any rules",
+                path.services
+            ),
+            format!("{:+.1} %", (ratio - 1.0) * 100.0),
+            ratio <= 1.03,
+        );
+    }
+    if let Some(control) = results.control(EBPF, 50_000) {
+        add(
+            &format!(
+                "{EBPF}: one endpoint's change with 50,000 Services: p99 under 5 ms from event to kernel"
+            ),
+            format!("{:.2} ms", control.endpoint.p99_ms),
+            control.endpoint.p99_ms < 5.0,
+        );
+    }
+}
 
 /// The targets that these results say something of.
 pub(crate) fn targets(results: &Results) -> Vec<Target> {
@@ -118,6 +162,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
             path.of_no_rules.median >= 0.75,
         );
     }
+    targets_of_ebpf(results, &mut add);
     if let Some(control) = at(50_000) {
         add(
             "an idle process with 50,000 Services uses under 0.1 % of a processor",

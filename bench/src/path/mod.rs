@@ -70,6 +70,10 @@ pub(crate) enum Way {
     DirectFromOutside,
     /// Through a node port, from outside.
     NodePort,
+    /// By the address of a pod on another node, from outside by this node.
+    DirectToOtherNode,
+    /// Through a node port of this node to a pod on another.
+    NodePortToOtherNode,
 }
 
 /// What was measured of one way under one rule set.
@@ -103,6 +107,8 @@ struct Loaded {
     services: u32,
     site: Site,
     endpoints: Endpoints,
+    /// Those of another node.
+    far: Endpoints,
     /// The proxy that keeps it; it goes with this.
     _process: Option<Measured>,
 }
@@ -175,6 +181,8 @@ impl Way {
             Way::ClusterIp => "ClusterIP",
             Way::DirectFromOutside => "pod address, from outside",
             Way::NodePort => "NodePort, from outside",
+            Way::DirectToOtherNode => "pod address on another node, from outside",
+            Way::NodePortToOtherNode => "NodePort to another node, from outside",
         }
     }
 
@@ -183,6 +191,7 @@ impl Way {
         match self {
             Way::Direct | Way::ClusterIp => Way::Direct,
             Way::DirectFromOutside | Way::NodePort => Way::DirectFromOutside,
+            Way::DirectToOtherNode | Way::NodePortToOtherNode => Way::DirectToOtherNode,
         }
     }
 }
@@ -192,6 +201,7 @@ impl Loaded {
         let (name, services) = (rules.name(), rules.services());
         let site = Site::new()?;
         let endpoints = Endpoints::serve(&site.pods)?;
+        let far = Endpoints::serve(&site.far)?;
         let write = |text: String| -> anyhow::Result<String> {
             let path = site.directory().join("rules");
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
@@ -217,7 +227,7 @@ impl Loaded {
                 process = Some(Measured::start(&site.node, &mut command, &log)?);
             }
         }
-        let mut loaded = Self { name, services, site, endpoints, _process: None };
+        let mut loaded = Self { name, services, site, endpoints, far, _process: None };
         let targets = loaded.ways().map(|way| (way, loaded.address(way).into()));
         for (way, address) in targets {
             let (client, begun) = (loaded.client(way), Instant::now());
@@ -230,7 +240,14 @@ impl Loaded {
     }
 
     fn ways(&self) -> impl Iterator<Item = Way> + use<> {
-        let all = [Way::Direct, Way::ClusterIp, Way::DirectFromOutside, Way::NodePort];
+        let all = [
+            Way::Direct,
+            Way::ClusterIp,
+            Way::DirectFromOutside,
+            Way::NodePort,
+            Way::DirectToOtherNode,
+            Way::NodePortToOtherNode,
+        ];
         let has_services = self.services > 0;
         all.into_iter().filter(move |way| has_services || *way == way.direct())
     }
@@ -238,7 +255,15 @@ impl Loaded {
     fn client(&self, way: Way) -> &Client {
         match way {
             Way::Direct | Way::ClusterIp => &self.site.client,
-            Way::DirectFromOutside | Way::NodePort => &self.site.outside,
+            _ => &self.site.outside,
+        }
+    }
+
+    /// Whom it reaches.
+    fn endpoints(&self, way: Way) -> &Endpoints {
+        match way.direct() {
+            Way::DirectToOtherNode => &self.far,
+            _ => &self.endpoints,
         }
     }
 
@@ -253,6 +278,10 @@ impl Loaded {
             }
             Way::ClusterIp => SocketAddrV4::new(cluster::cluster_ip(last), SERVICE_PORT),
             Way::NodePort => SocketAddrV4::new(NODE_ADDRESS, node_port),
+            Way::DirectToOtherNode => SocketAddrV4::new(cluster::endpoint(0, 0), ENDPOINT_PORT),
+            Way::NodePortToOtherNode => {
+                SocketAddrV4::new(NODE_ADDRESS, cluster::node_port(0).unwrap_or(0))
+            }
         }
     }
 }
@@ -271,7 +300,7 @@ impl<'l> Case<'l> {
     }
 
     fn run(&mut self, duration: Duration) -> anyhow::Result<()> {
-        let (site, endpoints) = (&self.rules.site, &self.rules.endpoints);
+        let (site, endpoints) = (&self.rules.site, self.rules.endpoints(self.way));
         let (client, to) = (self.rules.client(self.way), self.rules.address(self.way));
         if self.rules.services > 0 {
             // What is tracked of earlier runs would have to be replaced.
