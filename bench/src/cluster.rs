@@ -13,7 +13,7 @@ pub(crate) const ENDPOINTS: u32 = 10;
 pub(crate) const POD_RANGE: &str = "10.128.0.0/9";
 /// The part of it that endpoints have theirs in.
 pub(crate) const ENDPOINT_RANGE: &str = "10.128.0.0/10";
-/// Where those of the first Service are: on another node, where connections are measured.
+/// Where those of the first Service are, and some of the second's: on another node, where connections are measured.
 pub(crate) const FAR_RANGE: &str = "10.128.0.0/28";
 /// Where Services have theirs.
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/12";

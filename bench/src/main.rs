@@ -130,7 +130,7 @@ fn measure(run: &Run) -> anyhow::Result<()> {
     if let Some(peer) = &run.peer {
         ensure!(peer.exists(), "--peer: {} is not there", peer.display());
     }
-    ensure!(run.services.iter().all(|n| (1..=50_000).contains(n)), "--services takes 1 to 50000");
+    ensure!(run.services.iter().all(|n| (3..=50_000).contains(n)), "--services takes 3 to 50000");
     let planes = match run.dataplanes.is_empty() {
         true => DataPlane::of_this_kernel()?,
         false => run.dataplanes.clone(),

@@ -269,7 +269,8 @@ impl Loaded {
 
     /// Where a client of that way connects to.
     fn address(&self, way: Way) -> SocketAddrV4 {
-        let last = self.services.saturating_sub(1);
+        // The first ones have their pods on another node, also where there are no Services.
+        let last = self.services.max(3) - 1;
         // The last of those that have one.
         let node_port = (0..self.services).rev().find_map(cluster::node_port).unwrap_or(0);
         match way {
