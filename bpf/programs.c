@@ -8,6 +8,7 @@
  * sockets.h   programs at sockets
  * packet.h    where headers of a packet are, and how addresses in them are changed
  * refusal.h   telling a sender that nobody is there
+ * errors.h    ICMP errors about packets that were changed
  * forward.h   sending a packet on past the node's stack
  * devices.h   programs at links
  */

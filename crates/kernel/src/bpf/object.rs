@@ -41,7 +41,7 @@ impl Object {
         }
         let ebpf = loader
             .load(Aligned::copy_of(code).bytes())
-            .map_err(|error| failed("load BPF maps", &error))?;
+            .map_err(|error| failed(&format!("load BPF maps{TAKES}"), &error))?;
         Ok(Self { ebpf })
     }
 
@@ -57,7 +57,7 @@ impl Object {
     /// Loads all programs on packets and on socket addresses. They go with this value.
     pub fn check(&mut self) -> Result<()> {
         for (name, program) in self.ebpf.programs_mut() {
-            let operation = format!("load program {name}");
+            let operation = format!("load program {name}{TAKES}");
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),
                 Program::CgroupSockAddr(program) => program.load(),
@@ -70,7 +70,7 @@ impl Object {
 
     /// Loads a program on packets and gives it a name in the BPF file system.
     pub fn pin_packet_program(&mut self, program: &str, path: &Path) -> Result<()> {
-        let operation = format!("load program {program}");
+        let operation = format!("load program {program}{TAKES}");
         let found = self.ebpf.program_mut(program).ok_or_else(|| missing(&operation))?;
         let Program::SchedClassifier(found) = found else { return Err(missing(&operation)) };
         found.load().map_err(|error| failed(&operation, &error))?;
@@ -141,6 +141,9 @@ fn missing(operation: &str) -> Error {
     }
 }
 
+/// What a process has to have, where the kernel does not say what it misses (capabilities(7)).
+const TAKES: &str = ", which takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN";
+
 /// The library's errors end in what the kernel has said; the verifier's words are cut to the last.
 pub(super) fn failed(operation: &str, error: &dyn std::error::Error) -> Error {
     let mut text = error.to_string();
@@ -155,6 +158,37 @@ pub(super) fn failed(operation: &str, error: &dyn std::error::Error) -> Error {
         Some(errno) if !text.contains("Verifier output") => {
             Error::os(operation, io::Error::from_raw_os_error(errno))
         }
-        _ => Error::os(operation, io::Error::other(text)),
+        _ => Error::os(operation, io::Error::other(in_a_line(&text))),
+    }
+}
+
+/// Of a verifier's log what it ended with: it tells of each step before.
+fn in_a_line(text: &str) -> String {
+    let Some((before, log)) = text.split_once("Verifier output:") else {
+        return text.replace('\n', " ");
+    };
+    let is_statistics = |line: &&str| {
+        let begins = ["processed ", "verification time", "stack depth", ":", "-- "];
+        line.trim().is_empty() || begins.iter().any(|begin| line.starts_with(begin))
+    };
+    let last = log.lines().rev().find(|line| !is_statistics(line)).unwrap_or_default();
+    format!("{}the verifier said last: {last}", before.replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_verifiers_log_its_last_word_is_told() {
+        let log = "the BPF_PROG_LOAD syscall returned Permission denied. Verifier output: 0: R1=ctx()\n\
+                   1: (61) r1 = *(u32 *)(r4 +9)\nR4 offset is outside of the packet\n\
+                   verification time 3699 usec\nprocessed 421 insns (limit 1000000)\n: Permission denied";
+        assert_eq!(
+            in_a_line(log),
+            "the BPF_PROG_LOAD syscall returned Permission denied. \
+             the verifier said last: R4 offset is outside of the packet"
+        );
+        assert_eq!(in_a_line("no\nlog"), "no log");
     }
 }
