@@ -195,7 +195,8 @@ fn nothing_is_lost_however_often_the_proxy_is_killed() {
     let seconds: u64 = if kills > 100 { 30 } else { 10 };
     let text = seconds.to_string();
     while killed < kills {
-        let load = traffic(&lab, "outside", &["connect", target, "500", &text]);
+        // A client has 28,000 ports, and each waits for a minute after its connection.
+        let load = traffic(&lab, "outside", &["connect", target, "300", &text]);
         let flows = traffic(&lab, "outside", &["hold", target, &text]);
         let round = Instant::now();
         while killed < kills && round.elapsed() < Duration::from_secs(seconds - 2) {
