@@ -113,6 +113,17 @@ fn nodes_change_their_mind(mode: &str, tampering: &str) {
     };
     explain();
     let socket = format!("/run/portolan/lab/{}/node-1/portolan.sock", lab.name());
+    // Whoever has a connection open is counted.
+    let mut client = std::process::Command::new(portolan_path());
+    client.args(["lab", "exec", "--name", lab.name(), "outside", "--", "bash", "-c"]);
+    client.arg("exec 3<>/dev/tcp/172.31.0.11/30001; sleep 5");
+    let client = std::thread::spawn(move || run(client, LIMIT));
+    eventually("the connection is counted", LIMIT, || {
+        let status = ["status", "--connections", "--socket", &socket];
+        let text = lab.portolan(&status).expect_success();
+        if text.contains("default/nginx-service") { Ok(()) } else { Err(text) }
+    });
+    client.join().expect("no panic").expect_success();
     for (mode, other) in [("nftables", mode), (mode, "nftables")] {
         let said = lab.portolan(&["switch-dataplane", mode, "--socket", &socket]).expect_success();
         assert_eq!(said, format!("the data plane is {mode} now, in the place of {other}"));

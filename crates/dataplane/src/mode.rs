@@ -95,7 +95,8 @@ impl Default for Options {
 }
 
 impl Options {
-    fn cgroup(&self) -> Result<Cgroup> {
+    /// The control group whose sockets are this node's.
+    pub fn cgroup(&self) -> Result<Cgroup> {
         Ok(match &self.cgroup {
             Some(path) => Cgroup::at(path)?,
             None => Cgroup::root()?,

@@ -89,6 +89,11 @@ impl Protocol {
             Protocol::Sctp => 132,
         }
     }
+
+    /// The protocol with that number, if it is one of these.
+    pub fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.number() == number)
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -12,7 +12,7 @@ use kernel::bpf::{PacketProgram, Table};
 use kernel::cgroup::Cgroup;
 use kernel::netns::{self, Netns};
 use kernel::route::Rtnetlink;
-use model::Family;
+use model::{Family, Protocol};
 use plan::{Group, GroupId, NodePlan};
 
 use super::companion::Companion;
@@ -121,6 +121,26 @@ impl Ebpf {
         };
         let sources = known.filter(is_request);
         Ok(sources.map(|(key, value)| (key.source.into(), value.to.into())).collect())
+    }
+
+    /// How many connections programs translate at links, by what their clients have asked for.
+    pub fn connections(&self) -> Result<HashMap<(Protocol, SocketAddr), u64>> {
+        let mut counts = HashMap::new();
+        if self.is_of_other_node()? {
+            return Ok(counts);
+        }
+        let Some(generation) = self.programs.adopt()? else { return Ok(counts) };
+        for (key, value) in generation.tables.translations.entries()? {
+            let (key, value) = (Tuple::get(&key), Translation::get(&value));
+            let is_request = value.flags & Translation::IS_REQUEST != 0;
+            if key.hook == Hook::Ingress
+                && is_request
+                && let Some(protocol) = Protocol::of_number(key.protocol)
+            {
+                *counts.entry((protocol, key.destination.into())).or_default() += 1;
+            }
+        }
+        Ok(counts)
     }
 
     /// Whether the programs are for the node of another network namespace, which cleans up itself.

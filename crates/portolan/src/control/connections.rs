@@ -1,4 +1,4 @@
-//! Tracked connections by the Service that they go to.
+//! Connections that are translated on the node, by the Service that they go to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataplane::Updates;
+use dataplane::ebpf::Ebpf;
+use dataplane::mode::Options;
 use kernel::conntrack::{Entry, Filter, Transport};
 use kernel::netlink::{self, Socket};
 use model::{Family, Protocol};
@@ -18,28 +20,42 @@ use tokio::time::Instant;
 /// How often connections are counted for metrics at most.
 const PERIOD: Duration = Duration::from_secs(15);
 
-/// Who is asked for them.
-pub(super) type Netfilter = Arc<Mutex<Socket>>;
+/// Who is asked for them: connection tracking, and eBPF for those that are translated at links. Of those that a
+/// socket was led with nobody knows: they go to a pod.
+#[derive(Debug)]
+pub(super) struct Translators {
+    tracking: Socket,
+    /// None where there can't be any.
+    ebpf: Option<Ebpf>,
+}
+
+/// The same, for several who ask.
+pub(super) type Asked = Arc<Mutex<Translators>>;
 
 /// Translated connections by protocol and where their clients sent them.
 pub(super) type Tally = HashMap<(Protocol, SocketAddr), u64>;
 
-/// Opens a socket to ask with, in the network namespace of the calling thread.
-pub(super) fn open() -> anyhow::Result<Netfilter> {
-    let socket = Socket::open(netlink::Protocol::Netfilter).context("open netfilter")?;
-    Ok(Arc::new(Mutex::new(socket)))
+/// Opens what is asked, for the network namespace of the calling thread and a control group.
+pub(super) fn open(options: &Options) -> anyhow::Result<Asked> {
+    let tracking = Socket::open(netlink::Protocol::Netfilter).context("open netfilter")?;
+    let ebpf = options.cgroup().and_then(Ebpf::open).ok();
+    Ok(Arc::new(Mutex::new(Translators { tracking, ebpf })))
 }
 
 /// Counts on a thread of its own, as it takes a while.
-pub(super) async fn tally(netfilter: Netfilter) -> Result<Tally, String> {
+pub(super) async fn tally(asked: Asked) -> Result<Tally, String> {
     let counting = tokio::task::spawn_blocking(move || {
-        count(&mut netfilter.lock().unwrap_or_else(PoisonError::into_inner))
+        count(&mut asked.lock().unwrap_or_else(PoisonError::into_inner))
     });
     counting.await.map_err(|_| "counting has failed".to_owned())?.map_err(|e| e.to_string())
 }
 
-fn count(socket: &mut Socket) -> kernel::Result<Tally> {
-    let mut tally = Tally::new();
+fn count(translators: &mut Translators) -> dataplane::Result<Tally> {
+    let Translators { tracking: socket, ebpf } = translators;
+    let mut tally = match ebpf {
+        Some(ebpf) => ebpf.connections()?,
+        None => Tally::new(),
+    };
     for family in [kernel::nftables::Family::Ipv4, kernel::nftables::Family::Ipv6] {
         for (transport, protocol) in
             [(Transport::Tcp, Protocol::Tcp), (Transport::Udp, Protocol::Udp)]
@@ -78,15 +94,16 @@ pub(super) fn by_service(plan: &NodePlan, tally: &Tally) -> BTreeMap<String, u64
 /// Counts once, and again each time somebody has `asked`, and hands the counts to `note`. Has to be
 /// called on a thread of the node's network namespace.
 pub(crate) fn watch(
+    options: &Options,
     updates: Updates,
     asked: Arc<Notify>,
     note: impl Fn(BTreeMap<String, u64>) + Send + 'static,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-    let netfilter = open()?;
+    let translators = open(options)?;
     Ok(async move {
         loop {
             let counted = Instant::now();
-            match tally(netfilter.clone()).await {
+            match tally(translators.clone()).await {
                 Ok(tally) => {
                     let (reply, answered) = oneshot::channel();
                     let look = move |plan: &NodePlan, _: &mut dyn dataplane::Backend, _: &_| {

@@ -122,7 +122,7 @@ pub(crate) struct StatusAnswer {
     pub(crate) quarantined: BTreeMap<String, String>,
     /// Frontends that several Services ask for, with those; the first one has it.
     pub(crate) contested: BTreeMap<String, Vec<String>>,
-    /// Tracked connections of each Service that has some, if they were asked for.
+    /// Translated connections of each Service that has some, if they were asked for.
     pub(crate) connections: Option<BTreeMap<String, u64>>,
 }
 

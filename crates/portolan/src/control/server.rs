@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::errors::sentence;
 use crate::proxy::dataplane::Running;
 
-use super::connections::{self, Netfilter};
+use super::connections::{self, Asked};
 use super::{FateAnswer, PlanSettings, Question, Request, StatusAnswer, TraceAnswer};
 
 /// Longest request, in bytes.
@@ -38,18 +38,18 @@ pub(crate) fn serve(
     running: Running,
 ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let listener = bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    let netfilter = connections::open()?;
+    let asked = connections::open(running.options())?;
     let own = OwnFile(path.to_owned());
     Ok(async move {
         let _own = own;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (updates, netfilter) = (updates.clone(), netfilter.clone());
+                    let (updates, asked) = (updates.clone(), asked.clone());
                     let running = running.clone();
                     tokio::spawn(async move {
                         // How it ends is the client's business.
-                        let _ = converse(stream, &updates, netfilter, &running).await;
+                        let _ = converse(stream, &updates, asked, &running).await;
                     });
                 }
                 Err(error) => {
@@ -91,7 +91,7 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 async fn converse(
     stream: UnixStream,
     updates: &Updates,
-    netfilter: Netfilter,
+    asked: Asked,
     running: &Running,
 ) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -100,7 +100,7 @@ async fn converse(
     tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await??;
     let answer: Result<Value, String> = match serde_json::from_str::<Request>(&line) {
         Ok(Request::SwitchDataPlane { mode }) => switch(running, &mode).await,
-        Ok(request) => answer(request, updates, netfilter).await,
+        Ok(request) => answer(request, updates, asked).await,
         Err(error) => Err(format!("this is no question of this version: {error}")),
     };
     let text = serde_json::to_string(&answer)? + "\n";
@@ -113,13 +113,9 @@ async fn switch(running: &Running, mode: &str) -> Result<Value, String> {
     running.switch_to(mode).await.map(|said| json(&said)).map_err(|error| sentence(&error))
 }
 
-async fn answer(
-    request: Request,
-    updates: &Updates,
-    netfilter: Netfilter,
-) -> Result<Value, String> {
+async fn answer(request: Request, updates: &Updates, asked: Asked) -> Result<Value, String> {
     let tally = match request {
-        Request::Status { connections: true } => Some(connections::tally(netfilter).await?),
+        Request::Status { connections: true } => Some(connections::tally(asked).await?),
         _ => None,
     };
     let (reply, answered) = oneshot::channel();

@@ -122,6 +122,11 @@ fn open(
 }
 
 impl Running {
+    /// What data planes of this node are told.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Has another data plane take over. Answers a sentence about what happened.
     pub(crate) async fn switch_to(&self, mode: Mode) -> anyhow::Result<String> {
         let before = self.in_force.get();

@@ -129,7 +129,7 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.sub_registry_with_prefix("portolan").register(
             "service_connections",
-            "Tracked connections of the Services that have the most of them, as of the last reading",
+            "Connections translated on the node, of the Services that have the most of them, as of the last reading",
             self.connections.clone(),
         );
         let all = registry.sub_registry_with_prefix("kubeproxy");

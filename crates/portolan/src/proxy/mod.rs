@@ -235,7 +235,8 @@ impl Proxy {
             let metrics = self.metrics.clone();
             let asked = metrics.read();
             let note = move |counts| metrics.connected(counts);
-            self.tasks.spawn(control::connections::watch(sync.updates(), asked, note)?);
+            let options = running.options();
+            self.tasks.spawn(control::connections::watch(options, sync.updates(), asked, note)?);
         }
         if let Some(path) = &self.socket {
             match control::serve(path, sync.updates(), running.clone()) {
