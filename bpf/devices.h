@@ -2,21 +2,13 @@
 /*
  * Services translated at links, for what no socket here has asked: what comes from other hosts, and from
  * pods whose sockets are not in our cgroup.
- *
- * Destinations are changed where a packet comes in, before it is routed; sources where it goes out, after
- * that. For a connection from a client C to a Service V that is led to the endpoint E, by the node N:
- *
- *              comes in          is routed         goes out
- *   request    C -> V            C -> E            N -> E    (C -> E, if not masqueraded)
- *   answer     E -> N            E -> C            V -> C
- *
- * Each of the four changes is an element of `translations`, found by the packet as it is at that place.
  */
 #ifndef PORTOLAN_DEVICES_H
 #define PORTOLAN_DEVICES_H
 
 #include <linux/pkt_cls.h>
 
+#include "connections.h"
 #include "errors.h"
 #include "forward.h"
 #include "refusal.h"
@@ -33,19 +25,8 @@
 #define LOST TC_ACT_SHOT
 /* Or it is led to where was found. */
 #define GO_ON (-2)
-
-/* How long a UDP client may be silent before its next datagram is led anew. */
-#define UDP_TIMEOUT (120 * SECOND)
-/* How long a connection that never was, or that has been closed, keeps its source port from others. */
-#define OPENING_TIMEOUT (120 * SECOND)
-#define CLOSING_TIMEOUT (10 * SECOND)
-/* Privileged source ports, below which well-known servers have theirs. */
-#define FIRST_PRIVILEGED 600
-#define FIRST_UNPRIVILEGED 1024
-/* How often another source port is tried. */
-#define TRIES 16
-
-MEMORY(translations, struct tuple, struct translation);
+/* Or its sender is told that nobody is there. */
+#define TELL (-3)
 
 TABLE(devices, __u32, struct device);
 
@@ -75,12 +56,6 @@ struct fragment {
 
 /* The ports of fragments, which only the first one has. */
 MEMORY(fragments, struct fragment, __u32);
-
-static __always_inline struct translation *find_translation(struct tuple *tuple, __u8 hook)
-{
-	tuple->hook = hook;
-	return bpf_map_lookup_elem(&translations, tuple);
-}
 
 static __always_inline bool is_in(void *ranges, const struct address *address)
 {
@@ -126,290 +101,39 @@ static __always_inline bool complete_fragment(struct packet *packet)
 	return true;
 }
 
-static __always_inline bool begins(const struct packet *packet)
-{
-	return packet->tuple.protocol != IPPROTO_TCP ||
-	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-}
-
-/* Whether what is known of a client's connection is not about this packet, which begins another. */
-static __always_inline bool is_over(const struct translation *known, const struct packet *packet)
-{
-	if (!(known->flags & IS_REQUEST))
-		return false;
-	if (packet->tuple.protocol == IPPROTO_TCP)
-		return begins(packet) && known->flags & IS_ESTABLISHED;
-	return age(known->seen) > UDP_TIMEOUT || !is_member(~known->port, &known->to);
-}
-
-/* Whether a translation is used by a connection, as far as can be told. */
-static __always_inline bool is_used(const struct translation *known, __u8 protocol)
-{
-	__u64 silence = age(known->seen);
-
-	if (protocol != IPPROTO_TCP)
-		return silence < UDP_TIMEOUT;
-	if (known->flags & (IS_CLOSING | IS_RESET))
-		return silence < CLOSING_TIMEOUT;
-	/* One that is silent may go on after days. */
-	return known->flags & IS_ESTABLISHED || silence < OPENING_TIMEOUT;
-}
-
 /*
- * Finds an endpoint for a client's new connection and writes down how its packets are changed: the
- * destination of requests, and the source of answers. The source of requests follows where they go out.
+ * Sends a packet where `to` says. It goes there at once, or with its new destination through the node's stack, and
+ * gets its new source where it leaves.
  */
-SEPARATE bool begin(const struct packet *packet, const struct frontend *frontend, __u64 set, bool is_pod,
-		    struct endpoint *chosen)
-{
-	if (!packet || !frontend || !chosen)
-		return false;
-	const struct tuple *tuple = &packet->tuple;
-	struct tuple key = {.source = tuple->source, .protocol = tuple->protocol};
-	struct translation value = {.port = frontend->port, .seen = now()};
-
-	bool is_masqueraded =
-		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
-	bool is_by_client = !is_pod && frontend->flags & BY_CLIENT;
-	__u64 hash = is_by_client ? hash_of(&tuple->source, set) : 0;
-
-	if (!choose_for(frontend, set, hash, &tuple->source.address, chosen))
-		return false;
-	/* One that talks to itself would not take an answer from itself for one of the Service. */
-	if (is_same_address(&chosen->address, &tuple->source.address))
-		is_masqueraded = true;
-
-	/* Where requests go out: also if they stay as they are, something of an earlier one may be there. */
-	key.destination = *chosen;
-	key.hook = AT_EGRESS;
-	if (is_masqueraded) {
-		value.flags = IS_REQUEST | TO_BE_MASQUERADED;
-		if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
-			return false;
-	} else {
-		bpf_map_delete_elem(&translations, &key);
-	}
-
-	key.source = *chosen;
-	key.destination = tuple->source;
-	value.flags = 0;
-	value.to = tuple->destination;
-	if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
-		return false;
-	if (!is_masqueraded) {
-		/* Answers come in as they are, and are known by that: they go the same way. */
-		key.hook = AT_INGRESS;
-		value.to = tuple->source;
-		if (bpf_map_update_elem(&translations, &key, &value, BPF_ANY))
-			return false;
-	}
-
-	key.source = tuple->source;
-	key.destination = tuple->destination;
-	key.hook = AT_INGRESS;
-	value.flags = IS_REQUEST;
-	value.to = *chosen;
-	return !bpf_map_update_elem(&translations, &key, &value, BPF_ANY);
-}
-
-/*
- * A source port for a masqueraded connection: neither a node port, nor one that the node itself uses. A
- * privileged one for who has such a one: some servers take it for a proof.
- */
-static __always_inline __be16 some_port(const struct node *own, __be16 of_client)
-{
-	if (bpf_ntohs(of_client) < FIRST_UNPRIVILEGED)
-		return bpf_htons(FIRST_PRIVILEGED + bpf_get_prandom_u32() %
-							    (FIRST_UNPRIVILEGED - FIRST_PRIVILEGED));
-	__u32 first = own->low_ports, all = first + own->high_ports;
-
-	if (!all)
-		return of_client;
-	__u32 number = bpf_get_prandom_u32() % all;
-
-	return bpf_htons(number < first ? own->low_port + number : own->high_port + number - first);
-}
-
-/*
- * Finds a source for a connection whose packets, as `tuple` has them, leave by a link, and has answers to it
- * brought to the client.
- */
-SEPARATE bool masquerade(const struct tuple *tuple, const struct device *device, struct translation *known)
-{
-	if (!tuple || !device || !known)
-		return false;
-	__u32 first = 0;
-	struct node *own = bpf_map_lookup_elem(&node, &first);
-	struct tuple answer = {
-		.source = tuple->destination,
-		.protocol = tuple->protocol,
-		.hook = AT_INGRESS,
-	};
-	struct translation back = {
-		.to = tuple->source, .port = known->port, .seen = now()};
-
-	if (!own)
-		return false;
-	/* Not by a computed offset, of which the verifier does not see how far it goes. */
-	if (is_v4(&tuple->source.address)) {
-		answer.destination.address = device->v4;
-		barrier();
-	} else {
-		answer.destination.address = device->v6;
-	}
-	for (int i = 0; i < TRIES; i++) {
-		answer.destination.port = some_port(own, tuple->source.port);
-		if (bpf_map_update_elem(&translations, &answer, &back, BPF_NOEXIST)) {
-			struct translation *other = bpf_map_lookup_elem(&translations, &answer);
-
-			if (other && is_used(other, answer.protocol))
-				continue;
-			if (bpf_map_update_elem(&translations, &answer, &back, BPF_ANY))
-				continue;
-		}
-		known->to = answer.destination;
-		known->flags &= ~TO_BE_MASQUERADED;
-		return true;
-	}
-	return false;
-}
-
-/* Notes that a connection goes on. */
-static __always_inline void note(struct translation *known, const struct packet *packet)
-{
-	__u32 flags = 0;
-	__u64 seen = now();
-
-	/* Where nothing changes nothing is written: another processor may look at it. */
-	if (known->seen != seen)
-		known->seen = seen;
-	if (packet->tuple.protocol != IPPROTO_TCP || packet->is_later)
-		return;
-	if (!(packet->tcp_flags & TCP_SYN))
-		flags |= IS_ESTABLISHED;
-	if (packet->tcp_flags & TCP_FIN)
-		flags |= IS_CLOSING;
-	if (packet->tcp_flags & TCP_RST)
-		flags |= IS_RESET;
-	if ((known->flags | flags) != known->flags)
-		known->flags |= flags;
-}
-
-/* Whether a packet may be the last one of its connection. */
-static __always_inline bool may_end(const struct translation *known, const struct packet *packet)
-{
-	return packet->tuple.protocol == IPPROTO_TCP && !packet->is_later &&
-	       known->flags & (IS_CLOSING | IS_RESET) && !(packet->tcp_flags & TCP_FIN);
-}
-
-/*
- * Forgets a connection with its last packet: one that resets it, or one that both ends' FIN came before. What
- * this packet itself needs where it goes out is forgotten there.
- *
- * `known` is what changes the packet where it comes in.
- */
-SEPARATE int end(const struct packet *packet, const struct translation *known)
-{
-	if (!packet || !known)
-		return 0;
-	struct tuple key = packet->tuple, going = packet->tuple;
-	struct translation *other;
-	bool is_reset = packet->tcp_flags & TCP_RST;
-
-	if (known->flags & IS_REQUEST) {
-		struct endpoint client = packet->tuple.source, given = known->to;
-
-		key.source = given;
-		key.destination = client;
-		other = find_translation(&key, AT_EGRESS);
-		if (!is_reset && !(other && other->flags & IS_CLOSING))
-			return 0;
-		bpf_map_delete_elem(&translations, &key);
-		going.destination = given;
-		other = find_translation(&going, AT_EGRESS);
-		if (other) {
-			key.destination = other->to;
-			other->flags |= IS_OVER;
-		}
-		key.hook = AT_INGRESS;
-		bpf_map_delete_elem(&translations, &key);
-	} else {
-		struct endpoint given = packet->tuple.source, client = known->to;
-
-		going.destination = client;
-		other = find_translation(&going, AT_EGRESS);
-		if (!other)
-			return 0;
-		key.source = client;
-		key.destination = other->to;
-		struct translation *first = find_translation(&key, AT_INGRESS);
-
-		if (!is_reset && !(first && first->flags & IS_CLOSING))
-			return 0;
-		other->flags |= IS_OVER;
-		bpf_map_delete_elem(&translations, &key);
-		key.destination = given;
-		key.hook = AT_EGRESS;
-		bpf_map_delete_elem(&translations, &key);
-	}
-	key = packet->tuple;
-	key.hook = AT_INGRESS;
-	bpf_map_delete_elem(&translations, &key);
-	return 0;
-}
-
-/* Gives a packet that leaves by a link the source that is known for it; `tuple` is how it would leave. */
-static __always_inline bool change_source(const struct packet *packet, struct tuple *tuple,
-					  struct translation *known, const struct device *device)
-{
-	if (known->flags & TO_BE_MASQUERADED && !masquerade(tuple, device, known))
-		return false;
-	struct endpoint to = known->to;
-	bool is_over = known->flags & IS_OVER;
-
-	note(known, packet);
-	if (is_over)
-		bpf_map_delete_elem(&translations, tuple);
-	tuple->source = to;
-	return true;
-}
-
-/*
- * Gives a packet another destination. It is sent there at once, with its other source, or goes on through the
- * node's stack and gets that where it leaves.
- */
-SEPARATE int lead(struct __sk_buff *skb, struct packet *packet, const struct endpoint *to,
-		  bool is_seen_by_nobody)
+SEPARATE int lead(struct __sk_buff *skb, const struct packet *packet, const struct translation *to)
 {
 	if (!packet || !to)
 		return LOST;
 	__u32 first = 0;
 	struct node *own = bpf_map_lookup_elem(&node, &first);
-	struct tuple changed = packet->tuple;
 	struct way way = {};
 
-	changed.destination = *to;
-	if ((is_seen_by_nobody || (own && own->flags & MAY_REDIRECT)) && find_way(skb, packet, to, &way)) {
+	if ((to->flags & IS_TAKEN_OVER || (own && own->flags & MAY_REDIRECT)) &&
+	    find_way(skb, packet, &to->destination, &way)) {
 		struct device *device = bpf_map_lookup_elem(&devices, &way.link);
 
 		if (device) {
-			struct translation *known = find_translation(&changed, AT_EGRESS);
-
-			if (known && !change_source(packet, &changed, known, device))
-				return LOST;
-			if (!rewrite(skb, packet, &changed, true))
+			if (!rewrite(skb, packet, &to->source, &to->destination, true))
 				return LOST;
 			return send(skb, packet, &way, device);
 		}
 	}
+	if (!prepare(&packet->tuple, to))
+		return LOST;
 	skb->tc_index = LED;
-	if (!is_same(&packet->tuple.destination, to) && !rewrite(skb, packet, &changed, false))
+	if (!is_same(&packet->tuple.destination, &to->destination) &&
+	    !rewrite(skb, packet, &packet->tuple.source, &to->destination, false))
 		return LOST;
 	return NEXT;
 }
 
 /* Brings an error to whom it concerns. */
-SEPARATE int lead_error(struct __sk_buff *skb, struct packet *packet)
+SEPARATE int lead_error(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct failure failure = {};
 	struct translation *known;
@@ -419,11 +143,13 @@ SEPARATE int lead_error(struct __sk_buff *skb, struct packet *packet)
 	known = find_translation(&failure.answer, AT_INGRESS);
 	if (!known)
 		return NEXT;
-	struct endpoint to = known->to, *told = &failure.answer.destination;
+	struct endpoint to = known->destination, *told = &failure.answer.destination;
 
 	/* It is told to whom it is about, or is none. */
 	if (!is_same_address(&told->address, &packet->tuple.destination.address))
 		return NEXT;
+	if (!prepare(&failure.answer, known))
+		return LOST;
 	skb->tc_index = LED;
 	if (is_same(told, &to))
 		return NEXT;
@@ -434,7 +160,7 @@ SEPARATE int lead_error(struct __sk_buff *skb, struct packet *packet)
 }
 
 /* Has an error that leaves tell of what was asked for. */
-SEPARATE int show_error(struct __sk_buff *skb, struct packet *packet)
+SEPARATE int show_error(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct failure failure = {};
 	struct translation *known;
@@ -442,15 +168,15 @@ SEPARATE int show_error(struct __sk_buff *skb, struct packet *packet)
 	if (!packet || !read_failure(skb, packet, &failure))
 		return NEXT;
 	known = find_translation(&failure.answer, AT_EGRESS);
-	if (!known || known->flags & TO_BE_MASQUERADED)
+	if (!known)
 		return NEXT;
-	struct endpoint to = known->to, *told = &failure.answer.source;
+	struct endpoint from = known->source, *told = &failure.answer.source;
 	/* A router between tells in its own name. */
 	bool is_by_itself = is_same_address(&told->address, &packet->tuple.source.address);
 
-	if (!rewrite_repeated(skb, packet, &failure, false, told, &to))
+	if (!rewrite_repeated(skb, packet, &failure, false, told, &from))
 		return LOST;
-	return !is_by_itself || rewrite_outer(skb, packet, &to.address,
+	return !is_by_itself || rewrite_outer(skb, packet, &from.address,
 					      &packet->tuple.destination.address)
 		       ? NEXT
 		       : LOST;
@@ -478,10 +204,10 @@ static __always_inline struct frontend *meet(const struct tuple *tuple, bool has
 	return NULL;
 }
 
-/* Finds an endpoint, `to`, for a packet that belongs to no known connection, if it is for a frontend. */
-SEPARATE int start(struct __sk_buff *skb, struct packet *packet, struct endpoint *to)
+/* Finds out what is to become of a packet that belongs to no known connection; `new` gets its endpoint. */
+SEPARATE int start(struct __sk_buff *skb, const struct packet *packet, struct translation *new)
 {
-	if (!packet || !to)
+	if (!packet || !new)
 		return LOST;
 	const struct tuple *tuple = &packet->tuple;
 	bool is_virtual = false;
@@ -489,7 +215,7 @@ SEPARATE int start(struct __sk_buff *skb, struct packet *packet, struct endpoint
 
 	if (!frontend) {
 		if (is_virtual)
-			return refuse(skb, packet, 0);
+			return TELL;
 		return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
 	}
 	if (!may_connect(frontend, &tuple->source.address))
@@ -502,8 +228,22 @@ SEPARATE int start(struct __sk_buff *skb, struct packet *packet, struct endpoint
 	if (set == DROP)
 		return LOST;
 	if (set == REFUSE)
-		return refuse(skb, packet, 0);
-	return begin(packet, frontend, set, is_pod, to) ? GO_ON : LOST;
+		return TELL;
+	bool is_masqueraded =
+		frontend->flags & (is_pod ? MASQUERADES_PODS : MASQUERADES_OUTSIDE);
+	bool is_by_client = !is_pod && frontend->flags & BY_CLIENT;
+	__u64 hash = is_by_client ? hash_of(&tuple->source, set) : 0;
+	struct endpoint chosen = {};
+
+	if (!choose_for(frontend, set, hash, &tuple->source.address, &chosen))
+		return LOST;
+	/* One that talks to itself would not take an answer from itself for one of the Service. */
+	if (is_same_address(&chosen.address, &tuple->source.address))
+		is_masqueraded = true;
+	new->destination = chosen;
+	new->port = frontend->port;
+	new->flags = is_masqueraded ? TO_BE_MASQUERADED : 0;
+	return GO_ON;
 }
 
 /* A packet comes in by a link, with its IP header at `l3`. */
@@ -521,33 +261,52 @@ static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 	if (packet.is_error)
 		return lead_error(skb, &packet);
 	struct translation *known = NULL;
-	struct endpoint to = {};
-	bool is_taken_over = false;
 
 	if (has_ports(&packet)) {
 		if (!complete_fragment(&packet))
 			return NEXT;
 		known = find_translation(&packet.tuple, AT_INGRESS);
 	}
+	/* Most packets are of nobody here. */
+	if (!known && !begins(&packet))
+		return NEXT;
+	struct translation to = {};
+
 	if (known && !is_over(known, &packet)) {
-		to = known->to;
-		is_taken_over = known->flags & IS_TAKEN_OVER;
 		note(known, &packet);
-		if (may_end(known, &packet))
-			end(&packet, known);
+		to = *known;
+		if (may_end(known, &packet) && end(&packet, known)) {
+			to.flags |= IS_OVER;
+			known = NULL;
+		}
 	} else {
 		if (!begins(&packet))
 			return NEXT;
 		int answer = start(skb, &packet, &to);
 
+		if (answer == TELL)
+			return refuse(skb, &packet, 0);
 		if (answer != GO_ON)
 			return answer;
+		__u32 link = to.flags & TO_BE_MASQUERADED ? link_to(skb, &packet, &to.destination) : 0;
+		struct device *device = link ? bpf_map_lookup_elem(&devices, &link) : NULL;
+
+		/* The node itself does not leave, and sees who asks. */
+		if (!(device ? masquerade(&packet.tuple, device, &to)
+			     : keep_source(&packet.tuple, &to)) ||
+		    !begin(&packet.tuple, &to))
+			return LOST;
+		known = find_translation(&packet.tuple, AT_INGRESS);
 	}
-	return lead(skb, &packet, &to, is_taken_over);
+	int answer = lead(skb, &packet, &to);
+
+	if (answer == NEXT && known && !(known->flags & IS_PREPARED))
+		known->flags |= IS_PREPARED;
+	return answer;
 }
 
 /* A packet that the node itself sends, to a virtual address perhaps, was not led anywhere by its socket. */
-SEPARATE int keep_from_leaving(struct __sk_buff *skb, struct packet *packet)
+SEPARATE int keep_from_leaving(struct __sk_buff *skb, const struct packet *packet)
 {
 	if (!packet)
 		return LOST;
@@ -566,19 +325,30 @@ SEPARATE int keep_from_leaving(struct __sk_buff *skb, struct packet *packet)
 	return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
 }
 
-/* A packet leaves that is known to have been led, or to be an answer to one that was. */
-SEPARATE int show(struct __sk_buff *skb, struct packet *packet, struct translation *known)
+/*
+ * A packet leaves that is known to have been led, or to be an answer to one that was. Nobody has seen it come in if the
+ * node itself gives it.
+ */
+SEPARATE int show(struct __sk_buff *skb, const struct packet *packet, const struct translation *leaving,
+		  bool is_of_node)
 {
-	__u32 link = skb->ifindex;
-	struct device *device = bpf_map_lookup_elem(&devices, &link);
-
-	if (!device || !packet || !known)
+	if (!packet || !leaving)
 		return LOST;
-	struct tuple changed = packet->tuple;
+	struct endpoint from = leaving->source;
+	struct tuple key = packet->tuple;
 
-	if (!change_source(packet, &changed, known, device))
-		return LOST;
-	return rewrite(skb, packet, &changed, false) ? NEXT : LOST;
+	if (leaving->flags & IS_OVER)
+		bpf_map_delete_elem(&translations, &key);
+	if (is_of_node) {
+		struct translation *known = find_translation(&key, AT_INGRESS);
+
+		if (known) {
+			note(known, packet);
+			if (may_end(known, packet))
+				end(packet, known);
+		}
+	}
+	return rewrite(skb, packet, &from, &packet->tuple.destination, false) ? NEXT : LOST;
 }
 
 /* A packet leaves by a link. */
@@ -602,7 +372,7 @@ static __always_inline int go_out(struct __sk_buff *skb, __u32 l3)
 		struct translation *known = find_translation(&packet.tuple, AT_EGRESS);
 
 		if (known)
-			return show(skb, &packet, known);
+			return show(skb, &packet, known, is_of_node);
 	}
 	return is_of_node ? keep_from_leaving(skb, &packet) : NEXT;
 }

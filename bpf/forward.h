@@ -34,33 +34,61 @@ static __always_inline bool has_hops(struct __sk_buff *skb, const struct packet 
 	return load_again(skb, packet, offsetof(struct iphdr, ttl), &hops, sizeof(hops)) && hops > 1;
 }
 
+/* What is asked about the way of a packet to `to`. */
+static __always_inline void ask_way(struct bpf_fib_lookup *lookup, struct __sk_buff *skb,
+				    const struct packet *packet, const struct endpoint *to)
+{
+	const struct endpoint *source = &packet->tuple.source;
+
+	lookup->l4_protocol = packet->tuple.protocol;
+	lookup->sport = source->port;
+	lookup->dport = to->port;
+	lookup->ifindex = skb->ifindex;
+	if (packet->is_v6) {
+		lookup->family = AF_INET6;
+		__builtin_memcpy(lookup->ipv6_src, &source->address, sizeof(lookup->ipv6_src));
+		__builtin_memcpy(lookup->ipv6_dst, &to->address, sizeof(lookup->ipv6_dst));
+	} else {
+		lookup->family = AF_INET;
+		lookup->ipv4_src = source->address.word[3];
+		lookup->ipv4_dst = to->address.word[3];
+	}
+}
+
+/*
+ * The link that a packet to `to` leaves by, 0 if it does not leave. Where only the stack knows, it is taken to be
+ * the one that it came by: of a node with one link to others that is so.
+ */
+SEPARATE __u32 link_to(struct __sk_buff *skb, const struct packet *packet, const struct endpoint *to)
+{
+	if (!packet || !to)
+		return 0;
+	struct bpf_fib_lookup lookup = {};
+
+	ask_way(&lookup, skb, packet, to);
+	switch (bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return lookup.ifindex;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		return 0;
+	default:
+		return skb->ifindex;
+	}
+}
+
 /* Finds the way of a packet to `to`, if it is not for the node itself and the stack has nothing to say about it. */
 SEPARATE bool find_way(struct __sk_buff *skb, const struct packet *packet, const struct endpoint *to,
 		       struct way *way)
 {
 	if (!packet || !to || !way)
 		return false;
-	const struct endpoint *source = &packet->tuple.source;
-	struct bpf_fib_lookup lookup = {
-		.l4_protocol = packet->tuple.protocol,
-		.sport = source->port,
-		.dport = to->port,
-		.ifindex = skb->ifindex,
-		.tot_len = length_of(skb, packet),
-	};
+	struct bpf_fib_lookup lookup = {.tot_len = length_of(skb, packet)};
 
 	/* Who it was from has to be told. */
 	if (!has_hops(skb, packet))
 		return false;
-	if (packet->is_v6) {
-		lookup.family = AF_INET6;
-		__builtin_memcpy(lookup.ipv6_src, &source->address, sizeof(lookup.ipv6_src));
-		__builtin_memcpy(lookup.ipv6_dst, &to->address, sizeof(lookup.ipv6_dst));
-	} else {
-		lookup.family = AF_INET;
-		lookup.ipv4_src = source->address.word[3];
-		lookup.ipv4_dst = to->address.word[3];
-	}
+	ask_way(&lookup, skb, packet, to);
 	int answer = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
 
 	/* A neighbour that is not known yet is found by who sends it. */

@@ -45,7 +45,7 @@ struct icmp_header {
 #define TCP_ACK 0x10
 
 struct packet {
-	struct tuple tuple; /* as it is on its way; `rewrite` makes another of it */
+	struct tuple tuple;
 	__u32 l3;       /* offset of the IP header: an Ethernet header's length, or 0, */
 	__u32 l4;       /* of what it carries, */
 	bool is_v6;
@@ -91,7 +91,7 @@ static __always_inline bool load(struct __sk_buff *skb, __u32 offset, void *to, 
 	return true;
 }
 
-/* Reads from an IP header that was read before: the compiler does not remember its offset. */
+/* Reads from an IP header whose offset the compiler does not know any more. */
 static __always_inline bool load_again(struct __sk_buff *skb, const struct packet *packet, __u32 offset,
 				       void *to, __u32 length)
 {
@@ -165,16 +165,16 @@ SEPARATE bool skip_extensions(struct __sk_buff *skb, struct packet *packet)
 	return true;
 }
 
-static __always_inline bool read_v6(struct __sk_buff *skb, __u32 l3, struct packet *packet)
+SEPARATE bool read_v6(struct __sk_buff *skb, struct packet *packet)
 {
 	struct ipv6hdr ip;
 
-	if (!load(skb, l3, &ip, sizeof(ip)) || ip.version != 6)
+	if (!packet || !load_again(skb, packet, 0, &ip, sizeof(ip)) || ip.version != 6)
 		return false;
 	__builtin_memcpy(&packet->tuple.source.address, &ip.saddr, sizeof(struct address));
 	__builtin_memcpy(&packet->tuple.destination.address, &ip.daddr, sizeof(struct address));
 	packet->is_v6 = true;
-	packet->l4 = l3 + sizeof(ip);
+	packet->l4 = packet->l3 + sizeof(ip);
 	packet->tuple.protocol = ip.nexthdr;
 	return !is_extension(ip.nexthdr) || skip_extensions(skb, packet);
 }
@@ -222,7 +222,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, __u32 l3, struct 
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		is_read = read_v4(skb, l3, packet);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		is_read = read_v6(skb, l3, packet);
+		is_read = read_v6(skb, packet);
 	if (!is_read)
 		return false;
 	if (packet->is_later)
@@ -298,13 +298,14 @@ static __always_inline bool replace_pseudo_v6(struct __sk_buff *skb, __u32 at, _
 	return !failed;
 }
 
-/* Tells the checksum of TCP or UDP of other addresses and ports. */
-static __always_inline bool change_checksum(struct __sk_buff *skb, const struct packet *packet,
-					    __u32 of_addresses, const struct tuple *to)
+/* Tells the checksum of TCP or UDP of other addresses, and of other ports, which are written. */
+static __always_inline bool change_transport(struct __sk_buff *skb, const struct packet *packet,
+					     __u32 of_addresses, const struct endpoint *source,
+					     const struct endpoint *destination)
 {
 	const struct tuple *from = &packet->tuple;
 	__u32 before = (__u32)from->source.port | (__u32)from->destination.port << 16;
-	__u32 after = (__u32)to->source.port | (__u32)to->destination.port << 16;
+	__u32 after = (__u32)source->port | (__u32)destination->port << 16;
 	__u32 at = packet->l4 + offsetof(struct tcphdr, check);
 	__u64 flags = 0;
 
@@ -326,51 +327,69 @@ static __always_inline bool change_checksum(struct __sk_buff *skb, const struct 
 	       !bpf_skb_store_bytes(skb, packet->l4, &after, sizeof(after), 0);
 }
 
+static __always_inline bool rewrite_v4(struct __sk_buff *skb, const struct packet *packet, __u64 change,
+				       __be32 source, __be32 destination, bool is_hop)
+{
+	struct iphdr ip;
+
+	if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
+		return false;
+	ip.saddr = source;
+	ip.daddr = destination;
+	ip.ttl -= is_hop;
+	/* The hops are the upper half of a word. */
+	ip.check = changed_checksum(ip.check,
+				    is_hop ? change + (__u16)~bpf_htons(0x100) : change);
+	return !bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0);
+}
+
+static __always_inline bool rewrite_v6(struct __sk_buff *skb, const struct packet *packet,
+				       const struct address *source, const struct address *destination,
+				       bool is_hop)
+{
+	__u32 at = packet->l3 + offsetof(struct ipv6hdr, hop_limit);
+	__u8 hops;
+
+	if (bpf_skb_store_bytes(skb, packet->l3 + offsetof(struct ipv6hdr, saddr), source,
+				sizeof(*source), 0) ||
+	    bpf_skb_store_bytes(skb, packet->l3 + offsetof(struct ipv6hdr, daddr), destination,
+				sizeof(*destination), 0))
+		return false;
+	if (!is_hop)
+		return true;
+	if (bpf_skb_load_bytes(skb, at, &hops, sizeof(hops)))
+		return false;
+	hops--;
+	return !bpf_skb_store_bytes(skb, at, &hops, sizeof(hops), 0);
+}
+
 /*
  * Writes other addresses and ports into the headers of a packet, and with `is_hop` that it has one hop less to
  * go, which it has to have.
  */
-SEPARATE bool rewrite(struct __sk_buff *skb, struct packet *packet, const struct tuple *to, bool is_hop)
+SEPARATE bool rewrite(struct __sk_buff *skb, const struct packet *packet, const struct endpoint *source,
+		      const struct endpoint *destination, bool is_hop)
 {
-	if (!packet || !to)
+	if (!packet || !source || !destination)
 		return false;
-	struct tuple *from = &packet->tuple;
+	const struct tuple *from = &packet->tuple;
 	__u64 change = 0;
 
 	if (packet->is_v6) {
-		struct ipv6hdr ip;
-
-		change = changed_address(change, &from->source.address, &to->source.address);
-		change = changed_address(change, &from->destination.address, &to->destination.address);
-		if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
-			return false;
-		__builtin_memcpy(&ip.saddr, &to->source.address, sizeof(ip.saddr));
-		__builtin_memcpy(&ip.daddr, &to->destination.address, sizeof(ip.daddr));
-		ip.hop_limit -= is_hop;
-		if (bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0))
+		change = changed_address(change, &from->source.address, &source->address);
+		change = changed_address(change, &from->destination.address, &destination->address);
+		if (!rewrite_v6(skb, packet, &source->address, &destination->address, is_hop))
 			return false;
 	} else {
-		struct iphdr ip;
-
-		change = changed_word(change, from->source.address.word[3], to->source.address.word[3]);
+		change = changed_word(change, from->source.address.word[3], source->address.word[3]);
 		change = changed_word(change, from->destination.address.word[3],
-				      to->destination.address.word[3]);
-		if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
-			return false;
-		ip.saddr = to->source.address.word[3];
-		ip.daddr = to->destination.address.word[3];
-		ip.ttl -= is_hop;
-		/* The hops are the upper half of a word. */
-		ip.check = changed_checksum(
-			ip.check, is_hop ? change + (__u16)~bpf_htons(0x100) : change);
-		if (bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0))
+				      destination->address.word[3]);
+		if (!rewrite_v4(skb, packet, change, source->address.word[3],
+				destination->address.word[3], is_hop))
 			return false;
 	}
-	if (!packet->is_later && !change_checksum(skb, packet, folded_sum(change), to))
-		return false;
-	from->source = to->source;
-	from->destination = to->destination;
-	return true;
+	return packet->is_later ||
+	       change_transport(skb, packet, folded_sum(change), source, destination);
 }
 
 #endif

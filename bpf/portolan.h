@@ -167,8 +167,8 @@ struct node {
 #define FOR_NODE 1
 
 /*
- * Key of `translations`: a packet as it is where it is translated. Destinations are changed where packets
- * come in, sources where they go out, in both directions of a connection. So what is between sees the client
+ * Key of `translations`: a packet as it is where it is translated. That is where it comes in, and for what goes
+ * through the node's stack also where it leaves: its source is changed there, and what is between sees the client
  * and the endpoint, and routes by them.
  */
 struct tuple {
@@ -182,17 +182,19 @@ struct tuple {
 #define AT_INGRESS 0
 #define AT_EGRESS 1
 
-/* Value of `translations`. */
+/* Value of `translations`: what becomes of the packet. Where it leaves, that is its source only. */
 struct translation {
-	struct endpoint to; /* the destination, or the source, that it gets */
+	struct endpoint source;
+	struct endpoint destination;
 	__u32 flags;
+	__u32 zero;
 	__u64 port; /* number of the Service's port */
 	__u64 seen; /* nanoseconds, CLOCK_MONOTONIC */
 };
 
 /* It is of the client's packets, not of answers. */
 #define IS_REQUEST 1
-/* The source becomes an address of the link that the packet leaves by, which is not known yet. */
+/* Its source is to be an address of the node. */
 #define TO_BE_MASQUERADED 2
 /* More than the handshake of TCP has passed. */
 #define IS_ESTABLISHED 4
@@ -206,6 +208,8 @@ struct translation {
 #define IS_TAKEN_OVER 32
 /* The packet that comes now is the last one of the connection. */
 #define IS_OVER 64
+/* Packets have gone through the node's stack: there is an element for where they leave, too. */
+#define IS_PREPARED 128
 
 /* Value of `devices`, by number of the link. */
 struct device {

@@ -7,6 +7,7 @@
  * tables.h    what is done with connections, and how an endpoint is found
  * sockets.h   programs at sockets
  * packet.h    where headers of a packet are, and how addresses in them are changed
+ * connections.h how connections at links begin, go on and end
  * refusal.h   telling a sender that nobody is there
  * errors.h    ICMP errors about packets that were changed
  * forward.h   sending a packet on past the node's stack

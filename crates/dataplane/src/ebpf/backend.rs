@@ -116,11 +116,13 @@ impl Ebpf {
         let Some(generation) = self.programs.adopt()? else { return Ok(Vec::new()) };
         let entries = generation.tables.translations.entries()?.into_iter();
         let known = entries.map(|(key, value)| (Tuple::get(&key), Translation::get(&value)));
-        let is_request = |(key, value): &(Tuple, Translation)| {
-            key.hook == Hook::Egress && value.flags & Translation::IS_REQUEST != 0
+        let is_masqueraded = |(key, value): &(Tuple, Translation)| {
+            key.hook == Hook::Ingress
+                && value.flags & Translation::IS_REQUEST != 0
+                && value.source != key.source
         };
-        let sources = known.filter(is_request);
-        Ok(sources.map(|(key, value)| (key.source.into(), value.to.into())).collect())
+        let all = known.filter(is_masqueraded);
+        Ok(all.map(|(key, value)| (key.source.into(), value.source.into())).collect())
     }
 
     /// How many connections programs translate at links, by what their clients have asked for.

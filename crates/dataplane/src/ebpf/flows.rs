@@ -10,7 +10,7 @@ use kernel::netlink::{self, Socket};
 use kernel::netns::Netns;
 use kernel::nftables::Family;
 
-use super::layout::{Endpoint, Hook, Translation, Tuple};
+use super::layout::{Hook, Translation, Tuple};
 use super::programs::Translations;
 use super::wire::Wire;
 use crate::Result;
@@ -89,27 +89,32 @@ pub(super) fn take_over(
 }
 
 impl Flow {
-    /// How its packets are changed.
-    fn translations(&self, now: u64) -> Vec<(Tuple, Translation)> {
-        let change = |source: SocketAddr, destination: SocketAddr, hook, to: SocketAddr, flags| {
-            let (source, destination) = (Endpoint::from(source), Endpoint::from(destination));
-            let tuple = Tuple { source, destination, protocol: self.protocol, hook, zero: 0 };
-            let flags = flags | Translation::IS_TAKEN_OVER;
-            (tuple, Translation { to: to.into(), flags, port: self.port, seen: now })
+    /// How its packets are changed where they come in: the client's, and answers to them.
+    fn translations(&self, now: u64) -> [(Tuple, Translation); 2] {
+        let Self { client, asked, given, seen, .. } = *self;
+        let change = |comes: (SocketAddr, SocketAddr), goes: (SocketAddr, SocketAddr), flags| {
+            let tuple = Tuple {
+                source: comes.0.into(),
+                destination: comes.1.into(),
+                protocol: self.protocol,
+                hook: Hook::Ingress,
+                zero: 0,
+            };
+            let translation = Translation {
+                source: goes.0.into(),
+                destination: goes.1.into(),
+                flags: flags | Translation::IS_TAKEN_OVER,
+                zero: 0,
+                port: self.port,
+                seen: now,
+            };
+            (tuple, translation)
         };
         let progress = if self.is_open { Translation::IS_ESTABLISHED } else { 0 };
-        let request = Translation::IS_REQUEST | progress;
-        let Self { client, asked, given, seen, .. } = *self;
-        let mut changes = vec![
-            change(client, asked, Hook::Ingress, given, request),
-            change(given, client, Hook::Egress, asked, 0),
-        ];
-        // Answers are known where they come in, whether or not they are changed there.
-        changes.push(change(given, seen, Hook::Ingress, client, 0));
-        if seen != client {
-            changes.push(change(client, given, Hook::Egress, seen, request));
-        }
-        changes
+        [
+            change((client, asked), (seen, given), Translation::IS_REQUEST | progress),
+            change((given, seen), (asked, client), 0),
+        ]
     }
 }
 
@@ -130,7 +135,7 @@ pub(super) fn forget_ended(translations: &Translations) -> Result<usize> {
         key.hook == Hook::Ingress && value.flags & Translation::IS_REQUEST != 0
     };
     for (first, value) in all.iter().filter(is_first) {
-        let keys = keys_of(first, value, &all);
+        let keys = keys_of(first, value);
         match is_alive(&keys, &all) {
             true => alive.extend(keys),
             false => over.extend(keys),
@@ -159,14 +164,14 @@ pub(super) fn forget_all(translations: &Translations) -> Result<usize> {
     Ok(count)
 }
 
-/// The keys of a connection, of which the first is known.
-fn keys_of(first: &Tuple, value: &Translation, all: &HashMap<Tuple, Translation>) -> Vec<Tuple> {
-    let (client, given) = (first.source, value.to);
+/// The keys of a connection, of which the first is known: where its packets come in, in both directions, and where
+/// they leave.
+fn keys_of(first: &Tuple, value: &Translation) -> [Tuple; 4] {
+    let (client, given) = (first.source, value.destination);
     let going = Tuple { destination: given, hook: Hook::Egress, ..*first };
     let coming = Tuple { source: given, destination: client, hook: Hook::Egress, ..*first };
-    let seen = all.get(&going).map_or(client, |masqueraded| masqueraded.to);
-    let back = Tuple { source: given, destination: seen, hook: Hook::Ingress, ..*first };
-    vec![*first, going, coming, back]
+    let back = Tuple { source: given, destination: value.source, ..*first };
+    [*first, back, going, coming]
 }
 
 fn is_alive(keys: &[Tuple], all: &HashMap<Tuple, Translation>) -> bool {

@@ -149,10 +149,14 @@ layout! {
 
     /// Value of `translations`.
     Translation = "translation" {
-        /// The destination, or the source, that it gets.
-        to: Endpoint,
+        /// The source that it gets.
+        source: Endpoint,
+        /// And the destination, but for what leaves.
+        destination: Endpoint,
         /// What else is known.
         flags: u32,
+        /// Nothing.
+        zero: u32,
         /// Number of the Service's port.
         port: u64,
         /// When it was used last: nanoseconds of CLOCK_MONOTONIC.
@@ -579,7 +583,7 @@ mod tests {
                 "shown 48: socket@0 peer@8",
                 "endpoint 20: address@0 port@16 zero@18",
                 "tuple 44: source@0 destination@20 protocol@40 hook@41 zero@42",
-                "translation 40: to@0 flags@20 port@24 seen@32",
+                "translation 64: source@0 destination@20 flags@40 zero@44 port@48 seen@56",
                 "fragment 40: source@0 destination@16 identification@32 protocol@36",
             ]
         );
