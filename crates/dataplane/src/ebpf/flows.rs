@@ -198,3 +198,50 @@ fn age_of(value: &Translation) -> Duration {
 fn now() -> u64 {
     kernel::machine::monotonic_nanoseconds()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(seen: &str) -> Flow {
+        let at = |text: &str| text.parse().unwrap();
+        Flow {
+            protocol: TCP,
+            client: at("192.0.2.2:40000"),
+            asked: at("192.0.2.1:30080"),
+            given: at("10.244.1.10:8080"),
+            seen: at(seen),
+            port: 7,
+            is_open: true,
+        }
+    }
+
+    #[test]
+    fn what_goes_out_turned_round_is_the_key_of_the_other_direction() {
+        for seen in ["192.0.2.1:1024", "192.0.2.2:40000"] {
+            let both = flow(seen).translations(1);
+            for (this, other) in [(0, 1), (1, 0)] {
+                let goes = both[this].1;
+                let turned =
+                    Tuple { source: goes.destination, destination: goes.source, ..both[this].0 };
+                assert_eq!(turned, both[other].0, "{seen}");
+            }
+            let keys = keys_of(&both[0].0, &both[0].1);
+            assert!(both.iter().all(|(key, _)| keys.contains(key)));
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_when_both_ends_have_closed() {
+        let [(request, mut there), (answer, mut back)] = flow("192.0.2.1:1024").translations(now());
+        let is_alive = |there: Translation, back: Translation| {
+            let all = HashMap::from([(request, there), (answer, back)]);
+            is_alive(&keys_of(&request, &there), &all)
+        };
+        assert!(is_alive(there, back));
+        there.flags |= Translation::IS_CLOSING;
+        assert!(is_alive(there, back), "the other end may still send");
+        back.flags |= Translation::IS_CLOSING;
+        assert!(!is_alive(there, back));
+    }
+}
