@@ -116,7 +116,9 @@ const CHURN_SAMPLES: u32 = 20;
 /// Starts a proxy on one Service, for what only the first start of all takes: the kernel loads modules.
 pub(crate) fn warm_up(proxy: &Proxy, amount: &Amount) -> anyhow::Result<()> {
     let site = Site::new()?;
-    effect::serve(&site.pods)?;
+    for netns in [&site.pods, &site.far] {
+        effect::serve(netns)?;
+    }
     let source = Source::start(&site.node, 1)?;
     let kubeconfig = site.directory().join("kubeconfig");
     write_kubeconfig(&source, &kubeconfig)?;
@@ -149,7 +151,9 @@ pub(crate) fn measure(
     let step =
         |what: &str| progress.step(&format!("{} with {services} Services: {what}", proxy.name()));
     let site = Site::new()?;
-    effect::serve(&site.pods)?;
+    for netns in [&site.pods, &site.far] {
+        effect::serve(netns)?;
+    }
     step("making objects");
     let source = Source::start(&site.node, services)?;
     let kubeconfig = site.directory().join("kubeconfig");
