@@ -41,8 +41,8 @@ fn every_figure_is_measured_and_two_runs_can_be_compared() {
         assert!(value > 0.0, "{figure}: {control:#}");
     }
     let paths = results["paths"].as_array().unwrap();
-    // Two ways without rules, and four under those of Portolan's data planes and of two shapes of kube-proxy.
-    assert_eq!(paths.len(), 2 + 4 * (planes + 2), "{results:#}");
+    // Three ways without rules, and six under those of Portolan's data planes and of two shapes of kube-proxy.
+    assert_eq!(paths.len(), 3 + 6 * (planes + 2), "{results:#}");
     for path in paths {
         for figure in ["connections", "of_no_rules", "of_direct", "answer_p50_us", "throughput"] {
             assert!(path[figure]["median"].as_f64().unwrap_or(0.0) > 0.0, "{figure}: {path:#}");
@@ -68,9 +68,9 @@ fn mistakes_are_told() {
     let no_peer = fails(&["run", "--portolan", "/bin/true", "--peer", "/nonexistent/kube-proxy"]);
     assert!(no_peer.contains("--peer: /nonexistent/kube-proxy is not there"), "{no_peer}");
     let many = fails(&["run", "--portolan", "/bin/true", "--services", "50001"]);
-    assert!(many.contains("--services takes 1 to 50000"), "{many}");
+    assert!(many.contains("--services takes 3 to 50000"), "{many}");
     let ipvs =
-        fails(&["run", "--portolan", "/bin/true", "--services", "1", "--dataplanes", "ipvs"]);
+        fails(&["run", "--portolan", "/bin/true", "--services", "3", "--dataplanes", "ipvs"]);
     let is_told = |why| ipvs.contains(why);
     // The second one where the kernel has it.
     assert!(is_told("this kernel has no IPVS") || is_told("it has ended by itself"), "{ipvs}");
