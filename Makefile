@@ -62,9 +62,10 @@ test-e2e: $(KUBECTL) ## Run the end-to-end tests (root): a lab, pods, packets an
 	$(CARGO) build -p portolan -p bench
 	$(CARGO) test -p e2e -- --test-threads=1
 
-test-long: $(KUBECTL) ## Run what takes long: a proxy is killed a thousand times under load (root).
+test-long: $(KUBECTL) ## Run what takes long: a proxy is killed a thousand times, 200,000 ports are served (root).
 	@scripts/install-packages $(BUILD_COMMANDS) $(TEST_COMMANDS)
 	$(CARGO) build -p portolan
+	$(CARGO) test -p dataplane --test packets -- --ignored --nocapture
 	PORTOLAN_KILLS=1000 $(CARGO) test -p e2e --test downtime -- killed --nocapture --test-threads=1
 
 test-vm-6.12: VM_PLANES := ipvs,ebpf

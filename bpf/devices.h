@@ -15,8 +15,8 @@
 #include "tables.h"
 
 /*
- * What a packet is marked with, in a field that nothing else uses since Linux 6.4, from where its destination was
- * changed to where it leaves.
+ * What a packet is marked with, from where its destination was changed to where it leaves; there it is cleared. Since
+ * Linux 6.3 this field is read by the queueing discipline GRED alone, which comes after that.
  */
 #define LED 0x706f
 

@@ -352,3 +352,52 @@ fn clients_from_outside_get_what_another_node_would_give_them() {
         assert!(moved - of_gone <= 6, "{moved} have moved, {of_gone} had to");
     }
 }
+
+/// So many Services with so many ports each.
+const SERVICES: u32 = 1000;
+const PORTS: u16 = 200;
+
+fn cluster_of_many_ports() -> World {
+    let mut world = World::new();
+    for number in 0..SERVICES {
+        let name = format!("many-{number}");
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 100, 0)) + number);
+        let ports: Vec<_> = (0..PORTS)
+            .map(
+                |port| json!({"name": format!("p{port}"), "port": 1000 + port, "targetPort": 8080}),
+            )
+            .collect();
+        let of_slice: Vec<_> =
+            (0..PORTS).map(|port| json!({"name": format!("p{port}"), "port": 8080})).collect();
+        let metadata = json!({"name": name, "namespace": "default",
+                              "labels": {"kubernetes.io/service-name": name}});
+        let service = json!({"metadata": metadata,
+                             "spec": {"type": "ClusterIP", "clusterIP": ip, "ports": ports}});
+        let slice = json!({"metadata": metadata, "addressType": "IPv4",
+                           "endpoints": [{"addresses": [POD_A], "nodeName": "n1"}],
+                           "ports": of_slice});
+        world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
+        world.apply(Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap())));
+    }
+    world
+}
+
+#[test]
+#[ignore = "some seconds and a gigabyte: make test-long"]
+fn two_hundred_thousand_service_ports_are_served() {
+    let hosts = Hosts::new();
+    let world = cluster_of_many_ports();
+    let plan = plan_of(&world);
+    let start = Instant::now();
+    let mut backend = hosts.node.run(|| Plane::Ebpf.open());
+    hosts.node.run(|| backend.restore(&whole(&plan)).unwrap());
+    say!("{} ports were programmed in {:?}", SERVICES * u32::from(PORTS), start.elapsed());
+    for number in [0, SERVICES / 2, SERVICES - 1] {
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 100, 0)) + number).to_string();
+        for port in [1000, 1000 + PORTS - 1] {
+            assert_eq!(hosts.pod_c.tcp(&ip, port).unwrap().server, POD_A);
+            assert_eq!(hosts.outside.tcp(&ip, port).unwrap().server, POD_A);
+        }
+        assert!(hosts.pod_c.tcp(&ip, 1000 + PORTS).is_err());
+    }
+}
