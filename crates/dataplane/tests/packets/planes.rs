@@ -46,6 +46,11 @@ const NOT_POSSIBLE: &[(Plane, &str, &str)] = &[
         "frontends_of_a_port_share_affinity",
         "IPVS remembers clients for each virtual server: a ClusterIP and a node port do not share it",
     ),
+    (
+        Plane::Ipvs,
+        "what_is_forwarded_can_be_filtered",
+        "packets come to IPVS as to the node itself, and leave as the node's own: none is forwarded",
+    ),
 ];
 
 /// A data plane, as tests see it.
