@@ -280,8 +280,6 @@ static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 			known = NULL;
 		}
 	} else {
-		if (!begins(&packet))
-			return NEXT;
 		int answer = start(skb, &packet, &to);
 
 		if (answer == TELL)
