@@ -3,7 +3,7 @@
 //! A frontend leads to a set, a set to a list, a list to endpoints. What is led to is written first, and
 //! removed last: a list only some time after the last program may have begun to look at it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +21,13 @@ use super::content::{Changes, Content, Held};
 use super::flows;
 use super::host::{Filters, Host};
 use super::layout::{
-    Accepts, Address, Block, Deed, Device, Endpoint, Frontend, FrontendKey, Hook, List, Member,
-    Node, Range, Set, Slot, SourceRange, Translation, Tuple,
+    Block, Deed, Endpoint, Frontend, FrontendKey, Hook, List, Member, Set, Slot, SourceRange,
+    Translation, Tuple,
 };
-use super::programs::{Generation, PRESENT, Programs, Ranges, Tables};
+use super::programs::{Generation, PRESENT, Programs, Tables};
+use super::told;
 use super::watch::{Expected, ProgramWatcher};
-use super::wire::Wire;
+use super::wire::{Wire, elements, keys};
 use crate::backend::{Backend, Delta, Watcher};
 use crate::{Error, Result};
 
@@ -251,7 +252,7 @@ impl Ebpf {
         let (content, changes) = Content::restored(groups, self.host.own.clone(), &Held::default());
         let generation = self.programs.make(content.counts())?;
         tracing::debug!(counts = ?content.counts(), "maps are made anew");
-        let of_host = write_host(&generation.tables, &self.host)?;
+        let of_host = told::write(&generation.tables, &self.host)?;
         self.left.clear();
         self.left_tables.clear();
         self.content = content;
@@ -277,7 +278,7 @@ impl Ebpf {
 
     /// Tells programs of the node, and attaches them to its links. Answers the number of operations.
     fn tell(&self, generation: &Generation) -> Result<usize> {
-        let written = write_host(&generation.tables, &self.host)?;
+        let written = told::write(&generation.tables, &self.host)?;
         let (programs, places) = (&self.programs, &self.host.places);
         let attached = self.netns.within(|| programs.attach_to(generation, places))??;
         self.expected.set_may_redirect(self.host.may_redirect());
@@ -378,8 +379,7 @@ impl Backend for Ebpf {
         let held = read(&generation.tables)?;
         let (_, changes) = Content::restored(groups_of(whole), host.own.clone(), &held);
         differences.extend(changes.describe());
-        let is_same = told(&generation.tables)? == host_as_told(&host);
-        if !is_same {
+        if !told::is(&generation.tables, &host)? {
             differences
                 .push("ebpf: what programs are told of the node is something else".to_owned());
         }
@@ -481,9 +481,6 @@ fn check(change: &Delta<'_>) -> Result<()> {
 /// UDP's number in IP headers.
 const UDP: u8 = 17;
 
-/// The only key of `node`.
-const FIRST: [u8; 4] = [0; 4];
-
 /// Reads what maps hold.
 fn read(tables: &Tables) -> Result<Held> {
     let frontends = tables.frontends.entries()?.into_iter();
@@ -508,84 +505,6 @@ fn read(tables: &Tables) -> Result<Held> {
     Ok(held)
 }
 
-/// What programs know of a node.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
-    node: Option<Node>,
-    addresses: HashMap<Address, Accepts>,
-    devices: BTreeMap<u32, Device>,
-    pods: BTreeSet<Range>,
-    virtual_ranges: BTreeSet<Range>,
-}
-
-/// Reads it.
-fn told(tables: &Tables) -> Result<Told> {
-    let ranges = |table: &Ranges| -> Result<BTreeSet<Range>> {
-        Ok(table.entries()?.into_iter().map(|(key, _)| Range::get(&key)).collect())
-    };
-    let addresses = tables.node_addresses.entries()?.into_iter();
-    let devices = tables.devices.entries()?.into_iter();
-    Ok(Told {
-        node: tables.node.get(&FIRST)?.map(|value| Node::get(&value)),
-        addresses: addresses.map(|(k, v)| (Address::get(&k), Accepts::get(&v))).collect(),
-        devices: devices.map(|(k, v)| (u32::get(&k), Device::get(&v))).collect(),
-        pods: ranges(&tables.pods)?,
-        virtual_ranges: ranges(&tables.virtual_ranges)?,
-    })
-}
-
-fn host_as_told(host: &Host) -> Told {
-    Told {
-        node: Some(host.node),
-        addresses: host.addresses.clone(),
-        devices: host.devices.clone(),
-        pods: host.pods.clone(),
-        virtual_ranges: host.virtual_ranges.clone(),
-    }
-}
-
-/// Writes what is told of the node, as far as it is not there. Answers the number of operations.
-fn write_host(tables: &Tables, host: &Host) -> Result<usize> {
-    let (held, wanted) = (told(tables)?, host_as_told(host));
-    let mut operations = 0;
-    operations += replace(&tables.node_addresses, &held.addresses, &wanted.addresses)?;
-    operations += replace(&tables.devices, &held.devices, &wanted.devices)?;
-    let present = |ranges: BTreeSet<Range>| ranges.into_iter().map(|range| (range, 0_u32));
-    for (table, held, wanted) in [
-        (&tables.pods, held.pods, wanted.pods),
-        (&tables.virtual_ranges, held.virtual_ranges, wanted.virtual_ranges),
-    ] {
-        let (held, wanted): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            (present(held).collect(), present(wanted).collect());
-        operations += replace(table, &held, &wanted)?;
-    }
-    if held.node != wanted.node {
-        tables.node.put(&FIRST, &host.node.to_bytes())?;
-        operations += 1;
-    }
-    Ok(operations)
-}
-
-/// Makes a table hold what is wanted. Answers the number of operations.
-fn replace<'e, const K: usize, const V: usize, Key, Value>(
-    table: &Table<K, V>,
-    held: impl IntoIterator<Item = (&'e Key, &'e Value)> + Copy,
-    wanted: impl IntoIterator<Item = (&'e Key, &'e Value)> + Copy,
-) -> Result<usize>
-where
-    Key: Wire + Ord + Copy + 'e,
-    Value: Wire + PartialEq + Copy + 'e,
-{
-    let there: BTreeMap<Key, Value> = held.into_iter().map(|(k, v)| (*k, *v)).collect();
-    let all: BTreeSet<Key> = wanted.into_iter().map(|(k, _)| *k).collect();
-    let missing = wanted.into_iter().filter(|(key, value)| there.get(*key) != Some(*value));
-    let (missing, values) = elements(missing.map(|(key, value)| (*key, *value)));
-    let surplus: Vec<Key> = there.keys().filter(|key| !all.contains(key)).copied().collect();
-    table.put_all(&missing, &values)?;
-    table.delete_all(&keys(&surplus))?;
-    Ok(missing.len() + surplus.len())
-}
-
 /// Empties a table.
 fn clear<const K: usize, const V: usize>(table: &Table<K, V>) -> Result<()> {
     let keys: Vec<_> = table.entries()?.into_iter().map(|(key, _)| key).collect();
@@ -602,18 +521,6 @@ fn found(changes: &Changes) -> impl Iterator<Item = SocketAddr> {
             key.protocol == UDP && (leads(&value.pod) || leads(&value.node))
         })
         .map(|(key, _)| key.endpoint())
-}
-
-/// Keys as maps have them.
-fn keys<const K: usize>(keys: &[impl Wire]) -> Vec<[u8; K]> {
-    keys.iter().map(Wire::to_bytes).collect()
-}
-
-/// Keys and values as maps have them.
-fn elements<const K: usize, const V: usize>(
-    elements: impl Iterator<Item = (impl Wire, impl Wire)>,
-) -> (Vec<[u8; K]>, Vec<[u8; V]>) {
-    elements.map(|(key, value)| (key.to_bytes(), value.to_bytes())).unzip()
 }
 
 fn groups_of(whole: &Delta<'_>) -> HashMap<GroupId, Arc<Group>> {

@@ -10,6 +10,7 @@
 //! | `maglev` | which endpoint a client from outside gets |
 //! | `programs` | what is loaded and attached, and how it outlives this process |
 //! | `host` | what programs are told of the node |
+//! | `told` | what they have been told, and telling them what differs |
 //! | `companion` | the table of nftables for what programs leave |
 //! | `connected` | UDP sockets whose endpoint has gone |
 //! | `flows` | connections that were translated before |
@@ -31,6 +32,7 @@ pub mod layout;
 pub mod maglev;
 mod programs;
 pub mod render;
+mod told;
 mod watch;
 pub mod wire;
 

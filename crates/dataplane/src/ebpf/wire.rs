@@ -19,6 +19,18 @@ pub trait Wire: Sized {
     }
 }
 
+/// Keys as maps have them.
+pub(super) fn keys<const K: usize>(keys: &[impl Wire]) -> Vec<[u8; K]> {
+    keys.iter().map(Wire::to_bytes).collect()
+}
+
+/// Keys and values as maps have them.
+pub(super) fn elements<const K: usize, const V: usize>(
+    elements: impl Iterator<Item = (impl Wire, impl Wire)>,
+) -> (Vec<[u8; K]>, Vec<[u8; V]>) {
+    elements.map(|(key, value)| (key.to_bytes(), value.to_bytes())).unzip()
+}
+
 /// Declares structures of the header: in Rust, with the header's name and fields in their order.
 macro_rules! layout {
     ($($(#[$doc:meta])* $name:ident = $header:literal {
