@@ -56,6 +56,15 @@ fn wait_for_pods(lab: &Lab, names: &[&str]) {
     lab.kubectl(&arguments).expect_success();
 }
 
+/// Has a pod on each of two nodes serve as the Service, and waits until they do.
+fn serve_web(lab: &Lab, program: &Program) {
+    let pods =
+        [pod(program, "a", "node-1", "app: web", 1), pod(program, "b", "node-2", "app: web", 1)]
+            .concat();
+    lab.apply(&(pods + &service("app: web", ""))).expect_success();
+    wait_for_pods(lab, &["a", "b"]);
+}
+
 /// Starts `traffic` on a host; answers what it printed, at its end.
 fn traffic(lab: &Lab, host: &'static str, arguments: &[&str]) -> thread::JoinHandle<Output> {
     let mut command = Command::new(portolan_path());
@@ -91,11 +100,7 @@ fn expect_nothing_lost(what: &str, output: Output, at_least: u64) {
 fn nothing_is_lost_while_the_proxy_is_killed_restarted_and_reconfigured() {
     let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    let pods =
-        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
-            .concat();
-    lab.apply(&(pods + &service("app: web", ""))).expect_success();
-    wait_for_pods(&lab, &["a", "b"]);
+    serve_web(&lab, &program);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = directory.path().join("config.yaml");
     let path = file.to_str().expect("UTF-8");
@@ -178,11 +183,7 @@ impl Drop for Cgroup {
 fn nothing_is_lost_however_often_the_proxy_is_killed() {
     let (lab, program, cgroup) = (Lab::up(), Program::install(), Cgroup::create());
     Proxy::prepare(&lab);
-    let pods =
-        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
-            .concat();
-    lab.apply(&(pods + &service("app: web", ""))).expect_success();
-    wait_for_pods(&lab, &["a", "b"]);
+    serve_web(&lab, &program);
     let cgroup = cgroup.0.to_str().expect("UTF-8");
     let flags = ["--cluster-cidr", "10.244.0.0/16", "--proxy-mode", "ebpf", "--cgroup", cgroup];
     let mut proxy = Proxy::start_with(&lab, &flags);
@@ -305,11 +306,7 @@ fn nothing_is_lost_from_kube_proxy_to_portolan_and_back() {
 fn nothing_is_lost_while_one_data_plane_follows_another() {
     let (lab, program) = (Lab::up(), Program::install());
     Proxy::prepare(&lab);
-    let pods =
-        [pod(&program, "a", "node-1", "app: web", 1), pod(&program, "b", "node-2", "app: web", 1)]
-            .concat();
-    lab.apply(&(pods + &service("app: web", ""))).expect_success();
-    wait_for_pods(&lab, &["a", "b"]);
+    serve_web(&lab, &program);
     let socket = Proxy::socket(&lab);
     let switch_at =
         |mode: &str, socket: &str| lab.portolan(&["switch-dataplane", mode, "--socket", socket]);
