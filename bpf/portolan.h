@@ -155,6 +155,8 @@ struct node {
 
 /* Nobody here filters what is forwarded: it may be sent on without being asked about. */
 #define MAY_REDIRECT 1
+/* What TCP sockets have asked for is kept with them, so that their connections can be ended. */
+#define KEEPS_TCP 2
 
 #define DETECTS_V4 1
 #define DETECTS_V6 2

@@ -31,7 +31,7 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
-/* Storage of its own, as UDP has it, would make connecting a TCP socket half as expensive again. */
+/* Storage of its own, as UDP has it, would make connecting a TCP socket half as expensive again: only on request. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SHOWN);
@@ -133,18 +133,20 @@ static __always_inline void remember(struct bpf_sock_addr *ctx, const struct end
 {
 	struct peer peer = {.asked = *asked, .given = *given};
 	struct bpf_sock *socket = ctx->sk;
+	__u32 first = 0;
+	struct node *own = bpf_map_lookup_elem(&node, &first);
 
-	if (ctx->protocol == IPPROTO_TCP) {
+	if (ctx->protocol == IPPROTO_TCP && !(own && own->flags & KEEPS_TCP)) {
 		__u64 cookie = bpf_get_socket_cookie(ctx);
-		struct shown *own = place_of(cookie);
+		struct shown *place = place_of(cookie);
 
-		if (!own)
+		if (!place)
 			return;
-		*(volatile __u64 *)&own->socket = 0;
+		*(volatile __u64 *)&place->socket = 0;
 		barrier();
-		own->peer = peer;
+		place->peer = peer;
 		barrier();
-		*(volatile __u64 *)&own->socket = cookie;
+		*(volatile __u64 *)&place->socket = cookie;
 		return;
 	}
 	if (!socket)
@@ -248,22 +250,22 @@ static __always_inline int lead6(struct bpf_sock_addr *ctx, bool is_connecting)
 static __always_inline bool asked(struct bpf_sock_addr *ctx, const struct endpoint *given,
 				  bool is_datagram, struct endpoint *to)
 {
-	if (ctx->protocol == IPPROTO_TCP) {
-		__u64 cookie = bpf_get_socket_cookie(ctx);
-		struct shown *own = place_of(cookie);
-
-		if (!own || !is_same(&own->peer.given, given))
-			return false;
-		*to = own->peer.asked;
-		barrier();
-		return *(volatile __u64 *)&own->socket == cookie;
-	}
 	struct bpf_sock *socket = ctx->sk;
 	struct peer *peer = socket ? bpf_sk_storage_get(&peers, socket, NULL, 0) : NULL;
 
 	if (peer && is_same(&peer->given, given)) {
 		*to = peer->asked;
 		return true;
+	}
+	if (ctx->protocol == IPPROTO_TCP) {
+		__u64 cookie = bpf_get_socket_cookie(ctx);
+		struct shown *place = place_of(cookie);
+
+		if (!place || !is_same(&place->peer.given, given))
+			return false;
+		*to = place->peer.asked;
+		barrier();
+		return *(volatile __u64 *)&place->socket == cookie;
 	}
 	if (!is_datagram || ctx->protocol != IPPROTO_UDP)
 		return false;

@@ -80,6 +80,8 @@ pub struct Options {
     /// The directory of the control group whose processes are this node's and its pods'; `None` for that
     /// of all processes.
     pub cgroup: Option<PathBuf>,
+    /// eBPF ends TCP connections of sockets whose endpoint has left its Service.
+    pub ends_connections: bool,
 }
 
 impl Default for Options {
@@ -90,6 +92,7 @@ impl Default for Options {
             masquerade_bit: MASQUERADE_BIT,
             scheduler: Scheduler::RoundRobin,
             cgroup: None,
+            ends_connections: false,
         }
     }
 }
@@ -131,7 +134,10 @@ impl Mode {
                 Some(ipvs) => Box::new(ipvs),
                 None => return Err(Error::NoIpvs),
             },
-            Mode::Ebpf => Box::new(Ebpf::open(options.cgroup()?)?),
+            Mode::Ebpf => {
+                let ebpf = Ebpf::open(options.cgroup()?)?;
+                Box::new(ebpf.ending_connections(options.ends_connections))
+            }
         })
     }
 }

@@ -428,10 +428,10 @@ fn forget_stale(backend: &mut dyn Backend, programmed: &Delta<'_>, observer: &mu
         Ok(forgotten) => {
             observer.forgotten(forgotten, start.elapsed());
             if forgotten > 0 {
-                tracing::debug!(forgotten, "stale UDP connections");
+                tracing::debug!(forgotten, "stale connections");
             }
         }
-        Err(error) => tracing::warn!(%error, "stale UDP connections may remain"),
+        Err(error) => tracing::warn!(%error, "stale connections may remain"),
     }
 }
 

@@ -248,6 +248,22 @@ impl Group {
         }
     }
 
+    /// The endpoints of a port, ready or not. One may come twice.
+    pub fn endpoints_of(&self, port: &PortId) -> impl Iterator<Item = SocketAddr> {
+        let sets = self.sets.iter().filter(|set| set.id.port == *port);
+        let taking_part = sets.flat_map(|set| set.backends.iter().map(|backend| backend.address));
+        let left_out = self.left_out.iter().filter(|left| left.port == *port);
+        taking_part.chain(left_out.map(|left| left.address))
+    }
+
+    /// The endpoints of all ports of a protocol, ready or not. One may come several times.
+    pub fn endpoints(&self, protocol: Protocol) -> impl Iterator<Item = SocketAddr> {
+        let sets = self.sets.iter().filter(move |set| set.id.port.protocol == protocol);
+        let taking_part = sets.flat_map(|set| set.backends.iter().map(|backend| backend.address));
+        let left_out = self.left_out.iter().filter(move |left| left.port.protocol == protocol);
+        taking_part.chain(left_out.map(|left| left.address))
+    }
+
     /// Gives back memory that lists have for more: groups are many, and stay as they are.
     pub(crate) fn shrink(&mut self) {
         self.frontends.shrink_to_fit();

@@ -16,12 +16,12 @@ use model::{Family, Protocol};
 use plan::{Group, GroupId, NodePlan};
 
 use super::companion::Companion;
-use super::connected;
+use super::connected::{self, Gone, Looked};
 use super::content::{Changes, Content, Held};
 use super::flows;
 use super::host::{Filters, Host};
 use super::layout::{
-    Block, Deed, Endpoint, Frontend, FrontendKey, Hook, List, Member, Set, Slot, SourceRange,
+    Block, Deed, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node, Set, Slot, SourceRange,
     Translation, Tuple,
 };
 use super::programs::{Generation, PRESENT, Programs, Tables};
@@ -56,10 +56,10 @@ pub struct Ebpf {
     left: Vec<(Instant, List)>,
     /// Their tables, by keys.
     left_tables: Vec<(Instant, Slot)>,
-    /// Endpoints that do not serve any more and whose sockets were not looked for yet.
-    lost: HashSet<SocketAddr>,
-    /// Frontends of UDP that lead somewhere now, and whose sockets were not looked for yet.
-    found: HashSet<SocketAddr>,
+    /// What has come and gone without its sockets being looked for yet.
+    looked: Looked,
+    /// TCP connections to endpoints that have gone are ended.
+    ends_connections: bool,
     retiring_since: Option<Instant>,
     /// Connections that others have led until now may still be on their way to being tracked.
     is_taking_over: bool,
@@ -81,11 +81,18 @@ impl Ebpf {
             host: Host::default(),
             left: Vec::new(),
             left_tables: Vec::new(),
-            lost: HashSet::new(),
-            found: HashSet::new(),
+            looked: Looked::default(),
+            ends_connections: false,
             retiring_since: None,
             is_taking_over: false,
         })
+    }
+
+    /// With `ends`, TCP connections of sockets are ended whose endpoint has left its Service: the holder is told
+    /// `ECONNABORTED`. That holds for those that connect from then on.
+    #[must_use]
+    pub fn ending_connections(self, ends: bool) -> Self {
+        Self { ends_connections: ends, ..self }
     }
 
     /// Whether this machine can have all of it: programs at sockets of a control group, and at links. Changes
@@ -159,7 +166,11 @@ impl Ebpf {
     }
 
     fn host_of(&mut self, plan: &NodePlan) -> Result<Host> {
-        Host::of(plan, &self.netns, &mut self.rtnetlink, &mut self.filters)
+        let mut host = Host::of(plan, &self.netns, &mut self.rtnetlink, &mut self.filters)?;
+        if self.ends_connections {
+            host.node.flags |= Node::KEEPS_TCP;
+        }
+        Ok(host)
     }
 
     /// The generation that is at work, if there is one of this version.
@@ -174,6 +185,9 @@ impl Ebpf {
         let Some(plan) = whole.node else { return self.update_some(whole) };
         self.host = self.host_of(plan)?;
         self.retiring_since = None;
+        if self.ends_connections {
+            self.looked.gone = Gone::Unknown;
+        }
         let groups = groups_of(whole);
         // Another process, or another data plane, may have led connections until now.
         let is_first = self.generation.is_none();
@@ -205,6 +219,12 @@ impl Ebpf {
         let host = change.node.map(|plan| self.host_of(plan)).transpose()?;
         let is_told = host.is_some();
         self.host = host.unwrap_or_else(|| self.host.clone());
+        if self.ends_connections {
+            let changed = change.groups.iter();
+            let changed = changed.filter_map(|(id, new)| self.gone(id, new.as_deref()?));
+            let gone: Vec<SocketAddr> = changed.flatten().collect();
+            self.looked.gone.extend(gone);
+        }
         let groups = change.groups.iter().map(|(id, group)| (id, group.as_ref()));
         let changes = self.content.set_groups(groups);
         let Some(generation) = self.generation.take() else {
@@ -213,17 +233,24 @@ impl Ebpf {
         if self.host.own != self.content.own()
             || !generation.tables.have_room_for(self.content.counts())
         {
-            self.lost.extend(changes.lost());
+            self.looked.lost.extend(changes.lost());
             return self.begin_anew(self.content.groups().clone());
         }
         let of_host = if is_told { self.tell(&generation)? } else { 0 };
         let written = self.apply(&generation.tables, &changes);
-        self.found.extend(found(&changes));
+        self.looked.found.extend(found(&changes));
         self.generation = Some(generation);
         match written {
             Err(error) if is_full(&error) => self.begin_anew(self.content.groups().clone()),
             written => written.map(|()| changes.operations() + of_host),
         }
+    }
+
+    /// Endpoints that a group had until now.
+    fn gone(&self, id: &GroupId, new: &Group) -> Option<Vec<SocketAddr>> {
+        let had = self.content.groups().get(id)?.endpoints(Protocol::Tcp);
+        let has: HashSet<SocketAddr> = new.endpoints(Protocol::Tcp).collect();
+        Some(had.filter(|endpoint| !has.contains(endpoint)).collect())
     }
 
     /// Makes and fills a first generation. What was led by others goes on as it is.
@@ -321,7 +348,7 @@ impl Ebpf {
         tables.sets.delete_all(&keys(&changes.gone_sets))?;
         tables.members.delete_all(&keys(&changes.gone_members))?;
         tables.sources.delete_all(&keys(&changes.gone_sources))?;
-        self.lost.extend(changes.lost());
+        self.looked.lost.extend(changes.lost());
         let now = Instant::now();
         self.left.extend(changes.left.iter().map(|list| (now, *list)));
         self.left_tables.extend(changes.left_tables.iter().map(|slot| (now, *slot)));
@@ -387,11 +414,12 @@ impl Backend for Ebpf {
     }
 
     fn forget_stale(&mut self, groups: &[Arc<Group>]) -> Result<usize> {
-        let (lost, found) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.found));
+        let looked = std::mem::take(&mut self.looked);
         let led_on = match &self.generation {
-            Some(generation) if !lost.is_empty() || !found.is_empty() => {
+            Some(generation) if !looked.is_empty() => {
                 let peers = &generation.tables.peers;
-                connected::lead_on(self.programs.cgroup(), peers, &lost, &found)?
+                let has = self.content.who_has();
+                connected::lead_on(self.programs.cgroup(), peers, &looked, has)?
             }
             _ => 0,
         };

@@ -2,12 +2,14 @@
 //!
 //! Pure. Endpoints are not mirrored here: a group that was programmed is rendered again when it changes.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
-use plan::{Group, GroupId};
+use model::Protocol;
+use plan::{Group, GroupId, PortId};
 
 use super::layout::{Block, Endpoint, Frontend, FrontendKey, List, Member, Set, Slot, SourceRange};
 use super::maglev;
@@ -244,6 +246,29 @@ impl Content {
     /// The groups.
     pub fn groups(&self) -> &HashMap<GroupId, Arc<Group>> {
         &self.groups
+    }
+
+    /// Who answers whether a frontend of TCP has an endpoint, ready or not; what no group has had any frontend for
+    /// is taken to have it: a Service that is removed leaves connections alone.
+    pub fn who_has(&self) -> impl Fn(SocketAddr, SocketAddr) -> bool {
+        let groups = OnceCell::new();
+        move |asked: SocketAddr, endpoint: SocketAddr| {
+            let groups = groups.get_or_init(|| self.by_frontend());
+            let tcp = Protocol::Tcp.number();
+            let at = [FrontendKey::at(asked, tcp), FrontendKey::at_any(asked, tcp)];
+            let Some((group, port)) = at.iter().find_map(|key| groups.get(key)) else {
+                return true;
+            };
+            group.endpoints_of(port).any(|has| has == endpoint)
+        }
+    }
+
+    /// The group and port of each frontend of TCP.
+    fn by_frontend(&self) -> HashMap<FrontendKey, (&Group, &PortId)> {
+        let groups = self.groups.values();
+        let all = groups.flat_map(|group| group.frontends.iter().map(move |f| (group, f)));
+        let of_tcp = all.filter(|(_, frontend)| frontend.key.protocol == Protocol::Tcp);
+        of_tcp.map(|(group, f)| (FrontendKey::from(&f.key), (&**group, &f.port))).collect()
     }
 
     /// How many elements this takes.

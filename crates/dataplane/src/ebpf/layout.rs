@@ -214,6 +214,8 @@ pub enum Hook {
 impl Node {
     /// Nobody filters what is forwarded: it may be sent on without being asked about.
     pub const MAY_REDIRECT: u32 = 1;
+    /// What TCP sockets have asked for is kept with them, so that their connections can be ended.
+    pub const KEEPS_TCP: u32 = 2;
 }
 
 impl Device {

@@ -12,7 +12,7 @@
 //! | `host` | what programs are told of the node |
 //! | `told` | what they have been told, and telling them what differs |
 //! | `companion` | the table of nftables for what programs leave |
-//! | `connected` | UDP sockets whose endpoint has gone |
+//! | `connected` | sockets whose endpoint has gone |
 //! | `flows` | connections that were translated before |
 //! | `watch` | who notices that programs were detached |
 //! | `backend` | what is done in which order |

@@ -1,18 +1,23 @@
 //! What eBPF does with sockets and no other data plane does.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use dataplane::ebpf::Ebpf;
 use dataplane::mode::{Options, Wish};
 use dataplane::{Backend, Mode};
+use kernel::cgroup::Cgroup;
 use model::{Event, Object, World};
 use plan::NodePortAddresses;
 use serde_json::json;
 
 use crate::hosts::{Addresses, Host, Hosts, NODE, POD_A, POD_B, V4, V6, VIP};
+use crate::links::running;
 use crate::planes::Plane;
-use crate::{cluster, cluster_with, plan_of, programmed, update, whole};
+use crate::{cluster, cluster_with, plan_of, programmed, update, whole, within};
 
 /// Makes a test of each function, where eBPF is tested.
 macro_rules! on_ebpf {
@@ -33,6 +38,7 @@ on_ebpf!(
     an_answer_shows_whom_was_asked,
     datagrams_of_a_socket_go_on_to_their_endpoint,
     a_connected_datagram_socket_is_led_on,
+    connections_to_what_has_left_a_service_are_ended_on_request,
     a_service_without_endpoints_refuses_at_once,
     connecting_for_ones_own_address_is_not_refused,
     an_ipv6_socket_reaches_ipv4,
@@ -43,6 +49,7 @@ on_ebpf!(
     another_version_takes_over,
     auto_takes_it_where_it_can_be_had,
     clients_from_outside_get_what_another_node_would_give_them,
+    packets_pass_the_stack_where_a_link_has_a_filter,
 );
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -156,6 +163,88 @@ fn a_connected_datagram_socket_is_led_on() {
         assert_eq!(socket.local_addr().unwrap(), own, "it is the same socket");
         assert_eq!(ask_connected(&other), net.pod_a);
     }
+}
+
+/// How a connection is that nobody says anything on.
+fn state_of(stream: &TcpStream) -> Option<ErrorKind> {
+    stream.set_read_timeout(Some(LIMIT / 10)).unwrap();
+    let error = stream.peek(&mut [0; 1]).map_or_else(|error| error, |_| unreachable!());
+    (error.kind() != ErrorKind::WouldBlock).then_some(error.kind())
+}
+
+fn connections_to_what_has_left_a_service_are_ended_on_request() {
+    let hosts = Hosts::new();
+    for (net, ends) in [(&V4, true), (&V6, true), (&V4, false)] {
+        let of = |endpoints: &[&str]| cluster_with(net, json!({}), endpoints);
+        let open = || {
+            let backend = Ebpf::open(Cgroup::current().unwrap()).unwrap();
+            backend.ending_connections(ends)
+        };
+        let mut backend = hosts.node.run(open);
+        let forget = |backend: &mut Ebpf, world: &World| {
+            let groups: Vec<_> = plan_of(world).groups().cloned().collect();
+            backend.forget_stale(&groups).unwrap()
+        };
+        let both = of(&[net.pod_a, net.pod_b]);
+        hosts.node.run(|| backend.restore(&whole(&plan_of(&of(&[net.pod_a])))).unwrap());
+        let connect = |host: &Host, to: SocketAddr| {
+            host.run(|| TcpStream::connect_timeout(&to, LIMIT).unwrap())
+        };
+        let (vip, node_port) = (at(net.vip, 80), at(net.node, 30080));
+        let by_pod = connect(&hosts.pod_c, vip);
+        let by_node = connect(&hosts.node, node_port);
+        // What was never told anything is with the pod itself.
+        let direct = connect(&hosts.pod_c, at(net.pod_a, 8080));
+        assert_eq!(by_pod.peer_addr().unwrap(), vip);
+
+        // That there is one more, or that it gets no new connections, is no reason.
+        let waiting = unready(of(&[net.pod_a, net.pod_b]), net.pod_a);
+        update(&mut backend, &of(&[net.pod_a]), &both);
+        update(&mut backend, &both, &waiting);
+        forget(&mut backend, &waiting);
+        let on = connect(&hosts.pod_c, vip);
+        for stream in [&by_pod, &by_node, &direct, &on] {
+            assert_eq!(state_of(stream), None);
+        }
+        let rest = of(&[net.pod_b]);
+        update(&mut backend, &waiting, &rest);
+        assert_eq!(forget(&mut backend, &rest), if ends { 2 } else { 0 });
+        let expected = ends.then_some(ErrorKind::ConnectionAborted);
+        assert_eq!(state_of(&by_pod), expected);
+        assert_eq!(state_of(&by_node), expected);
+        assert_eq!(state_of(&direct), None);
+        assert_eq!(state_of(&on), None);
+
+        // What leaves while nobody looks is looked for by the next one.
+        drop(backend);
+        let mut next = hosts.node.run(open);
+        hosts.node.run(|| next.restore(&whole(&plan_of(&of(&[net.pod_a])))).unwrap());
+        forget(&mut next, &of(&[net.pod_a]));
+        assert_eq!(state_of(&on), expected);
+        // A Service that is removed leaves its connections alone.
+        let last = connect(&hosts.pod_c, vip);
+        let nothing = World::new();
+        update(&mut next, &of(&[net.pod_a]), &nothing);
+        forget(&mut next, &nothing);
+        assert_eq!(state_of(&last), None);
+        hosts.node.run(|| next.cleanup().unwrap());
+    }
+}
+
+/// A cluster in which one endpoint is not ready.
+fn unready(mut world: World, address: &str) -> World {
+    let address: IpAddr = address.parse().unwrap();
+    let services = world.services().map(|(name, _)| name);
+    let mut slices: Vec<_> = services.flat_map(|name| world.slices(name)).cloned().collect();
+    for slice in &mut slices {
+        for endpoint in slice.endpoints.iter_mut().filter(|e| e.address == address) {
+            endpoint.conditions.ready = false;
+        }
+    }
+    for slice in slices {
+        world.apply(Event::Put(Object::EndpointSlice(slice)));
+    }
+    world
 }
 
 fn a_service_without_endpoints_refuses_at_once() {
@@ -351,6 +440,49 @@ fn clients_from_outside_get_what_another_node_would_give_them() {
         let of_gone = share(net.pod_d);
         assert!(moved - of_gone <= 6, "{moved} have moved, {of_gone} had to");
     }
+}
+
+/// How many packets a host's stack has sent on (`Ip: ForwDatagrams`).
+fn forwarded(host: &Host) -> u64 {
+    let text = host.run(|| fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let mut of_ip = text.lines().filter(|line| line.starts_with("Ip: "));
+    let (names, values) = (of_ip.next().unwrap(), of_ip.next().unwrap());
+    let at = names.split(' ').position(|name| name == "ForwDatagrams").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+fn packets_pass_the_stack_where_a_link_has_a_filter() {
+    if !kernel::bpf::PacketProgram::is_possible() {
+        say!("packets_pass_the_stack_...: not run here, without programs at links");
+        return;
+    }
+    let hosts = Hosts::new();
+    // One that takes nothing away: the kernels of tests need not have actions.
+    let filter = "tc qdisc add dev pod-a clsact && \
+                  tc filter add dev pod-a egress protocol ip u32 match u32 0 0 classid 1:1";
+    let is_possible =
+        hosts.node.run(|| Command::new("sh").args(["-c", filter]).status().unwrap().success());
+    if !is_possible {
+        say!("packets_pass_the_stack_...: not run here, without the filter u32");
+        return;
+    }
+    hosts.node.sh("tc qdisc del dev pod-a clsact");
+    let (sync, watching, _runtime) = running(Plane::Ebpf, &hosts);
+    let passes = || {
+        let before = forwarded(&hosts.node);
+        hosts.outside.tcp(NODE, 30080).unwrap();
+        forwarded(&hosts.node) > before
+    };
+    assert!(!passes());
+    for (command, is_asked) in [(filter, true), ("tc qdisc del dev pod-a clsact", false)] {
+        hosts.node.sh(command);
+        let start = Instant::now();
+        while passes() != is_asked {
+            assert!(start.elapsed() < within(LIMIT * 2), "after: {command}");
+        }
+    }
+    watching.abort();
+    drop(sync);
 }
 
 /// So many Services with so many ports each.

@@ -240,7 +240,7 @@ fn a_link_that_comes_later_is_served(plane: Plane) {
 }
 
 /// The data plane of a node as a proxy runs it, with who notices what changes around it; and what that runs on.
-fn running(
+pub(crate) fn running(
     plane: Plane,
     hosts: &Hosts,
 ) -> (Sync, tokio::task::JoinHandle<()>, tokio::runtime::Runtime) {

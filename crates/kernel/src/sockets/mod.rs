@@ -22,6 +22,8 @@ const LISTENING: u32 = 1 << 10;
 const UNCONNECTED: u32 = 1 << 7;
 /// `TCP_ESTABLISHED`, in which UDP sockets with a peer are.
 const CONNECTED: u32 = 1 << 1;
+/// `TCP_SYN_SENT`, `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`: their holder may still wait for the peer.
+const WAITING: u32 = 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8;
 /// Length of `struct inet_diag_sockid`.
 const SOCKET_ID: usize = 48;
 
@@ -94,11 +96,16 @@ pub fn listeners(socket: &mut Socket) -> Result<BTreeSet<Listener>> {
     Ok(found)
 }
 
-/// The sockets with a peer of the network namespace that `socket` belongs to.
+/// The sockets with a peer of the network namespace that `socket` belongs to, also while they are being connected, or
+/// closed by one side.
 pub fn connected(socket: &mut Socket, transport: Transport) -> Result<Vec<Connected>> {
+    let states = match transport {
+        Transport::Tcp => CONNECTED | WAITING,
+        Transport::Udp => CONNECTED,
+    };
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let messages = list(socket, transport, family, CONNECTED)?;
+        let messages = list(socket, transport, family, states)?;
         found.extend(messages.iter().filter_map(|message| decode_connected(transport, message)));
     }
     Ok(found)

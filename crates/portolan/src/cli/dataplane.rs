@@ -24,6 +24,12 @@ pub(super) struct DataPlane {
     /// Directory of the control group whose sockets eBPF leads to endpoints [default: that of all processes].
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
+    /// Have eBPF end TCP connections of sockets to endpoints that have left their Service, with ECONNABORTED.
+    ///
+    /// A client then notices at once that its pod has gone, and not when its packets time out. Connecting a
+    /// TCP socket to a Service costs somewhat more.
+    #[arg(long)]
+    end_lost_connections: bool,
 }
 
 impl DataPlane {
@@ -33,6 +39,7 @@ impl DataPlane {
             iptables: self.iptables_backend,
             scheduler: self.ipvs_scheduler,
             cgroup: self.cgroup.clone(),
+            ends_connections: self.end_lost_connections,
             ..Options::default()
         };
         Choice { mode: resolve(self.wish, &options), options }
@@ -45,6 +52,7 @@ impl DataPlane {
         arguments.extend(flavour);
         arguments.push(format!("--ipvs-scheduler={}", self.ipvs_scheduler));
         arguments.extend(self.cgroup.iter().map(|path| format!("--cgroup={}", path.display())));
+        arguments.extend(self.end_lost_connections.then(|| "--end-lost-connections".to_owned()));
         arguments
     }
 }

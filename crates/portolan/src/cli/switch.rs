@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dataplane::Mode;
+use dataplane::mode::Wish;
 
 use crate::control::{Agent, SOCKET};
 
@@ -16,15 +16,16 @@ use crate::control::{Agent, SOCKET};
     portolan switch-dataplane iptables\n  \
     portolan switch-dataplane nftables --socket /run/portolan/lab/lab/node-1/portolan.sock")]
 pub(crate) struct Args {
-    /// The data plane: nftables, iptables, ipvs or ebpf.
+    /// The data plane: nftables, iptables, ipvs, ebpf, or auto for ebpf where the node can have it and nftables
+    /// elsewhere.
     #[arg(value_name = "NAME")]
-    mode: Mode,
+    wish: Wish,
     /// Where the proxy answers.
     #[arg(long, value_name = "FILE", default_value = SOCKET)]
     socket: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    println!("{}", Agent::at(args.socket.clone()).switch_to(args.mode)?);
+    println!("{}", Agent::at(args.socket.clone()).switch_to(args.wish)?);
     Ok(())
 }

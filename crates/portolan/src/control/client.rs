@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use dataplane::Mode;
+use dataplane::mode::Wish;
 use serde::de::DeserializeOwned;
 
 use super::{Question, Request, SOCKET, SOCKET_NAME, StatusAnswer, TraceAnswer};
@@ -54,8 +54,8 @@ impl Agent {
     }
 
     /// Has another data plane take over. Answers a sentence about what happened.
-    pub(crate) fn switch_to(&self, mode: Mode) -> anyhow::Result<String> {
-        self.ask(&Request::SwitchDataPlane { mode: mode.to_string() })
+    pub(crate) fn switch_to(&self, wish: Wish) -> anyhow::Result<String> {
+        self.ask(&Request::SwitchDataPlane { mode: wish.to_string() })
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> anyhow::Result<T> {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dataplane::mode::UnknownMode;
-use dataplane::{Backend, Mode, Status, Updates};
+use dataplane::mode::{UnknownMode, Wish};
+use dataplane::{Backend, Status, Updates};
 use plan::NodePlan;
 use plan::trace::trace;
 use serde::Serialize;
@@ -109,8 +109,8 @@ async fn converse(
 }
 
 async fn switch(running: &Running, mode: &str) -> Result<Value, String> {
-    let mode: Mode = mode.parse().map_err(|error: UnknownMode| error.to_string())?;
-    running.switch_to(mode).await.map(|said| json(&said)).map_err(|error| sentence(&error))
+    let wish: Wish = mode.parse().map_err(|error: UnknownMode| error.to_string())?;
+    running.switch_to(wish).await.map(|said| json(&said)).map_err(|error| sentence(&error))
 }
 
 async fn answer(request: Request, updates: &Updates, asked: Asked) -> Result<Value, String> {

@@ -128,10 +128,15 @@ impl Running {
     }
 
     /// Has another data plane take over. Answers a sentence about what happened.
-    pub(crate) async fn switch_to(&self, mode: Mode) -> anyhow::Result<String> {
+    pub(crate) async fn switch_to(&self, wish: Wish) -> anyhow::Result<String> {
         let before = self.in_force.get();
+        let (mode, reason) = wish.resolve(&self.options);
+        let why = match reason {
+            Some(reason) => format!(", as eBPF can't be had here: {}", sentence(&reason.into())),
+            None => String::new(),
+        };
         if before == mode {
-            return Ok(format!("the data plane is {mode} already"));
+            return Ok(format!("the data plane is {mode} already{why}"));
         }
         let (backend, watcher) = open(mode, &self.options, self.directory.as_deref())?;
         let retiring = self.retiring.clone();
@@ -157,7 +162,7 @@ impl Running {
         std::mem::replace(&mut *current, watching).abort();
         self.in_force.set(mode);
         tokio::task::spawn_blocking(move || emptied::remove(emptied));
-        Ok(format!("the data plane is {mode} now, in the place of {before}"))
+        Ok(format!("the data plane is {mode} now, in the place of {before}{why}"))
     }
 }
 

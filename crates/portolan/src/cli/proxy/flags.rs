@@ -90,6 +90,12 @@ pub(crate) struct Args {
     /// Directory of the control group whose sockets eBPF leads to endpoints [default: that of all processes].
     #[arg(long, value_name = "DIRECTORY")]
     pub(super) cgroup: Option<PathBuf>,
+    /// Have eBPF end TCP connections of sockets to endpoints that have left their Service, with ECONNABORTED.
+    ///
+    /// A client then notices at once that its pod has gone, and not when its packets time out. Connecting a
+    /// TCP socket to a Service costs somewhat more.
+    #[arg(long)]
+    pub(super) end_lost_connections: bool,
     /// Which kernel interface iptables writes to, nft or legacy [default: what this machine uses].
     #[arg(long, value_name = "NAME")]
     pub(super) iptables_backend: Option<dataplane::iptables::Flavour>,

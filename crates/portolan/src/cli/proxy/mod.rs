@@ -26,7 +26,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let text = config.to_yaml();
         return std::fs::write(path, text).with_context(|| format!("write {}", path.display()));
     }
-    let options = Options { cgroup: args.cgroup.clone(), ..config.options(args.iptables_backend) };
+    let options = Options {
+        cgroup: args.cgroup.clone(),
+        ends_connections: args.end_lost_connections,
+        ..config.options(args.iptables_backend)
+    };
     let mode = resolve(config.wish()?, &options);
     config.mode = mode.to_string();
     for sentence in config.without_meaning() {

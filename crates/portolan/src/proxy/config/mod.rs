@@ -135,7 +135,7 @@ impl KubeProxyConfiguration {
             iptables,
             masquerade_bit: bit.unwrap_or(default.masquerade_bit),
             scheduler: self.ipvs.scheduler.parse().unwrap_or(default.scheduler),
-            cgroup: None,
+            ..default
         }
     }
 
