@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::message::Transport;
+use crate::wire::{HEADER, Transport};
 
 /// How long one server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -109,15 +109,16 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 /// Whether a response is one to this query: same id, a response, same question byte for byte.
 fn answers(query: &[u8], response: &[u8]) -> bool {
     let end = question_end(query);
-    response.len() >= end.max(12)
+    response.len() >= end.max(HEADER)
         && response[..2] == query[..2]
         && response[2] & 0x80 != 0
-        && (response[4..6] != [0, 1] || response[12..end].eq_ignore_ascii_case(&query[12..end]))
+        && (response[4..6] != [0, 1]
+            || response[HEADER..end].eq_ignore_ascii_case(&query[HEADER..end]))
 }
 
 /// Where the only question of a query ends.
 fn question_end(query: &[u8]) -> usize {
-    let mut at = 12;
+    let mut at = HEADER;
     while let Some(length) = query.get(at).filter(|length| **length != 0) {
         at += 1 + usize::from(*length);
     }

@@ -2,20 +2,24 @@
 //! Kubernetes (schema 1.1.0) has them.
 //!
 //! ```text
-//!  datagram / stream ──> server ──> message ──> answer(World, question)   pure
-//!                           │
-//!                           └─────> forward ──> upstream servers
+//!                 World ──> directory          one writes, all read, nobody waits
+//!                              │
+//!  datagram / stream ──> wire ──> answer ──> wire
+//!                              │
+//!                              └──> forward ──> upstream servers
 //! ```
 //!
-//! What a name means is decided in [`answer`], from the World alone; [`server`] is the only part
-//! that does I/O. Start reading at [`answer()`].
+//! What a name means is decided in [`answer`], from the [`Directory`] alone; [`server`] and `forward` are the only
+//! parts that do I/O. Start reading at [`answer()`].
 
 pub mod answer;
+mod directory;
 mod forward;
-mod message;
 pub mod resolv_conf;
 pub mod server;
+pub mod wire;
 
 pub use answer::{Zone, answer};
+pub use directory::Directory;
 pub use forward::Upstreams;
 pub use server::Server;

@@ -1,11 +1,11 @@
 //! The server on loopback sockets: what it forwards, and over which transport.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dns::server::Knowledge;
-use dns::{Server, Upstreams, Zone};
+use dns::server::Responder;
+use dns::{Directory, Server, Upstreams, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -44,13 +44,15 @@ async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
         "metadata": {"name": "out", "namespace": "default"},
         "spec": {"type": "ExternalName", "externalName": "example.com"},
     });
-    world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
+    let touched =
+        world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
     let zone = Zone::new("cluster.local").unwrap();
-    let world = Arc::new(RwLock::new(world));
-    let server = Server::bind(any_port()).await.unwrap();
+    let directory = Directory::new();
+    directory.update(&world, &touched);
+    let server = Server::bind(any_port(), 2).await.unwrap();
     let address = server.local_addr().unwrap();
-    let knowledge = Knowledge::new(world, zone, Upstreams::new(upstreams));
-    tokio::spawn(server.run(Arc::new(knowledge)));
+    let responder = Responder::new(Arc::new(directory), zone, Upstreams::new(upstreams));
+    tokio::spawn(server.run(Arc::new(responder)));
     address
 }
 

@@ -99,8 +99,6 @@ pub struct World {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
     by_cluster_ip: HashMap<IpAddr, ObjectName>,
-    /// Services by endpoint address, once for each slice that holds it; `None` if nobody asks often.
-    by_endpoint_ip: Option<HashMap<IpAddr, Vec<ObjectName>>>,
     listed: BTreeSet<Kind>,
     /// Of each kind that is being listed, the objects that were there and have not been seen yet.
     unseen: BTreeMap<Kind, HashSet<ObjectName>>,
@@ -118,12 +116,6 @@ impl World {
     /// An empty cluster of which nothing has been listed.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// As [`World::new`], for a reader that often asks for the Services of an endpoint's address
-    /// ([`World::services_by_endpoint_ip`]). It costs memory for each endpoint.
-    pub fn with_endpoint_index() -> Self {
-        Self { by_endpoint_ip: Some(HashMap::new()), ..Self::default() }
     }
 
     /// Takes one event in and says what it touched; an event that changes nothing touches nothing.
@@ -212,17 +204,11 @@ impl World {
     }
 
     /// The Services that have an endpoint, in whatever condition, at an address; in order. Looks at
-    /// every endpoint, unless this World was made with an index.
+    /// every endpoint.
     pub fn services_by_endpoint_ip(&self, ip: IpAddr) -> BTreeSet<&ObjectName> {
-        match &self.by_endpoint_ip {
-            Some(index) => index.get(&ip).into_iter().flatten().collect(),
-            None => {
-                let has_it =
-                    |slice: &EndpointSlice| slice.endpoints.iter().any(|e| e.address == ip);
-                let services = self.slices.iter().filter(|(_, slices)| slices.iter().any(has_it));
-                services.map(|(service, _)| service).collect()
-            }
-        }
+        let has_it = |slice: &EndpointSlice| slice.endpoints.iter().any(|e| e.address == ip);
+        let services = self.slices.iter().filter(|(_, slices)| slices.iter().any(has_it));
+        services.map(|(service, _)| service).collect()
     }
 
     fn put_listed(&mut self, kind: Kind, objects: Vec<Object>, touched: &mut BTreeSet<Touched>) {
@@ -318,11 +304,6 @@ impl World {
             self.remove_slice(&slice.name.clone(), touched);
         }
         let Some(service) = service else { return };
-        if let Some(index) = &mut self.by_endpoint_ip {
-            for endpoint in &slice.endpoints {
-                index.entry(endpoint.address).or_default().push(service.clone());
-            }
-        }
         touched.insert(Touched::Service(service.clone()));
         self.slice_services.insert(slice.name.clone(), service.clone());
         let slices = self.slices.entry(service).or_default();
@@ -372,32 +353,13 @@ impl World {
         let Some(service) = self.slice_services.remove(name) else { return };
         if let Some(slices) = self.slices.get_mut(&service) {
             if let Some(place) = slices.iter().position(|slice| slice.name == *name) {
-                let old = slices.remove(place);
-                if let Some(index) = &mut self.by_endpoint_ip {
-                    forget_endpoints(index, &old, &service);
-                }
+                slices.remove(place);
             }
             if slices.is_empty() {
                 self.slices.remove(&service);
             }
         }
         touched.insert(Touched::Service(service));
-    }
-}
-
-fn forget_endpoints(
-    index: &mut HashMap<IpAddr, Vec<ObjectName>>,
-    slice: &EndpointSlice,
-    service: &ObjectName,
-) {
-    for endpoint in &slice.endpoints {
-        let Some(services) = index.get_mut(&endpoint.address) else { continue };
-        if let Some(place) = services.iter().position(|held| held == service) {
-            services.swap_remove(place);
-        }
-        if services.is_empty() {
-            index.remove(&endpoint.address);
-        }
     }
 }
 
@@ -470,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_relabelled_slice_touches_both_services() {
-        let mut world = World::with_endpoint_index();
+        let mut world = World::new();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         let touched = world.apply(Event::Put(slice("s", "b", &["10.0.0.1"])));
         assert_eq!(touched, [Touched::Service(name("a")), Touched::Service(name("b"))].into());
@@ -481,14 +443,14 @@ mod tests {
 
     #[test]
     fn an_equal_slice_touches_nothing() {
-        let mut world = World::with_endpoint_index();
+        let mut world = World::new();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         assert!(world.apply(Event::Put(slice("s", "a", &["10.0.0.1"]))).is_empty());
     }
 
     #[test]
     fn a_new_list_removes_what_is_not_in_it() {
-        let mut world = World::with_endpoint_index();
+        let mut world = World::new();
         world.apply(Event::listed(
             Kind::EndpointSlice,
             vec![slice("s", "a", &["10.0.0.1"]), slice("t", "b", &["10.0.0.2"])],
@@ -503,34 +465,13 @@ mod tests {
 
     #[test]
     fn an_address_in_two_slices_is_forgotten_with_the_last() {
-        let mut world = World::with_endpoint_index();
+        let mut world = World::new();
         world.apply(Event::Put(slice("s", "a", &["10.0.0.1"])));
         world.apply(Event::Put(slice("t", "a", &["10.0.0.1"])));
         world.apply(Event::Removed(Kind::EndpointSlice, name("s")));
         assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).len(), 1);
         world.apply(Event::Removed(Kind::EndpointSlice, name("t")));
         assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")).len(), 0);
-    }
-
-    #[test]
-    fn the_index_changes_no_answer() {
-        let (mut with, mut without) = (World::with_endpoint_index(), World::new());
-        let events = [
-            Event::Put(slice("s", "a", &["10.0.0.1", "10.0.0.2"])),
-            Event::Put(slice("t", "a", &["10.0.0.1"])),
-            Event::Put(slice("u", "b", &["10.0.0.1"])),
-            Event::Put(slice("s", "a", &["10.0.0.2"])),
-            Event::Removed(Kind::EndpointSlice, name("t")),
-        ];
-        for event in events {
-            with.apply(event.clone());
-            without.apply(event);
-            for address in ["10.0.0.1", "10.0.0.2"] {
-                let address = ip(address);
-                let indexed = with.services_by_endpoint_ip(address);
-                assert_eq!(indexed, without.services_by_endpoint_ip(address));
-            }
-        }
     }
 
     #[test]

@@ -1,6 +1,5 @@
-//! From the World and a question to an answer. Pure.
+//! From a question to an answer, by what the directory knows. No I/O, and no memory is taken for what is asked often.
 
-mod endpoint;
 mod place;
 mod reverse;
 mod service;
@@ -8,45 +7,48 @@ mod service;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use hickory_proto::op::{Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, SOA, TXT};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use model::{Family, Kind, ObjectName, World};
-
+use crate::directory::{Directory, ServiceNames, labels_of};
+use crate::wire::{BadName, Code, Data, HEADER, Kind, Name, Owner, Query, Response, Section};
 use place::Place;
 
+pub(crate) use reverse::is_reverse;
+
 /// Version of the schema, told under `dns-version`.
-const SCHEMA: &str = "1.1.0";
+const SCHEMA: &[u8] = b"1.1.0";
 const SCHEMA_TTL: u32 = 28_800;
 /// How long clients may keep an answer, also one that there is nothing, in seconds: what CoreDNS
 /// takes by default.
 const TTL: u32 = 5;
-const REFRESH: i32 = 7200;
-const RETRY: i32 = 1800;
-const EXPIRE: i32 = 86_400;
+const REFRESH: u32 = 7200;
+const RETRY: u32 = 1800;
+const EXPIRE: u32 = 86_400;
 /// How many names an ExternalName may lead through.
 const CHAIN: usize = 8;
 
 /// The cluster's part of the name space, and who serves it.
 #[derive(Debug, Clone)]
 pub struct Zone {
-    /// The domain, for example `cluster.local.`, lower case.
+    /// The domain, for example `cluster.local.`.
     domain: Name,
-    /// The Service that the servers are reached by.
-    pub service: ObjectName,
+    /// The Service that the servers are reached by, as the directory has it.
+    service: Arc<[u8]>,
     /// Addresses of this server, for when there is no such Service.
     pub addresses: Vec<IpAddr>,
-    /// Where serial numbers start, in seconds since 1970; each change of the World adds one.
+    /// Where serial numbers start, in seconds since 1970; each change of names adds one.
     pub epoch: u32,
 }
 
 /// A domain that is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("{domain:?} is not a DNS domain: {reason}")]
-pub struct BadDomain {
-    domain: String,
-    reason: String,
+pub enum BadDomain {
+    /// It is no name.
+    #[error("{0:?} is not a DNS domain: {1}")]
+    Name(String, BadName),
+    /// It is the root, below which are all names.
+    #[error("{0:?} is not a DNS domain of a cluster: it has no label")]
+    Root(String),
 }
 
 impl Zone {
@@ -56,280 +58,220 @@ impl Zone {
     ///
     /// The domain has an empty or an overlong label, or none.
     pub fn new(domain: &str) -> Result<Self, BadDomain> {
-        let refused = |reason: String| BadDomain { domain: domain.to_owned(), reason };
-        let mut name = Name::from_ascii(domain).map_err(|error| refused(error.to_string()))?;
-        name.set_fqdn(true);
-        if name.is_root() {
-            return Err(refused("it has no label".to_owned()));
+        let name = Name::parse(domain).map_err(|why| BadDomain::Name(domain.to_owned(), why))?;
+        if name.labels() == 0 {
+            return Err(BadDomain::Root(domain.to_owned()));
         }
-        Ok(Self {
-            domain: name.to_lowercase(),
-            service: ObjectName::new("kube-system", "kube-dns"),
-            addresses: Vec::new(),
-            epoch: 0,
-        })
+        let service = labels_of("kube-dns", "kube-system").expect("these are labels");
+        Ok(Self { domain: name, service, addresses: Vec::new(), epoch: 0 })
     }
 
     /// Whether a name is in the zone.
     pub fn holds(&self, name: &Name) -> bool {
-        self.domain.zone_of(name)
+        name.below(&self.domain).is_some()
     }
 }
 
 /// What a question comes to.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
-    /// This, of our own knowledge.
-    Answer(Answer),
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// What has been written, with this code.
+    Known(Code),
+    /// What has been written, and what others know of this name, which it leads to.
+    LeadsTo(Box<[u8]>),
     /// Nothing of ours: others may know.
-    Forward,
+    Foreign,
 }
 
-/// The contents of an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// `NoError`, `NXDomain`, `ServFail` or `Refused`.
-    pub code: ResponseCode,
-    /// What was asked for.
-    pub records: Vec<Record>,
-    /// The zone, if there is nothing of what was asked for.
-    pub authority: Vec<Record>,
-    /// What the asker will want to know next.
-    pub additional: Vec<Record>,
-    /// A name outside of the cluster that an alias among the records leads to; its records are to
-    /// be had elsewhere.
-    pub leads_to: Option<Name>,
-}
-
-impl Answer {
-    fn of(records: Vec<Record>) -> Self {
-        Self {
-            code: ResponseCode::NoError,
-            records,
-            authority: Vec::new(),
-            additional: Vec::new(),
-            leads_to: None,
-        }
+/// Answers a question from what the directory knows. `turn` says which of several addresses comes first.
+pub fn answer(
+    directory: &Directory,
+    zone: &Zone,
+    query: &Query<'_>,
+    response: &mut Response<'_>,
+    turn: usize,
+) -> Outcome {
+    let Some(count) = query.name.below(&zone.domain) else {
+        return reverse::answer(directory, zone, query, response);
+    };
+    response.set_authoritative();
+    let mut asked = Asked {
+        directory,
+        zone,
+        query,
+        zone_at: HEADER + query.name.offset(count),
+        response,
+        turn,
+    };
+    match asked.find(&query.name, count, Owner::QUESTION) {
+        Found::Nothing if !directory.is_synced() => Outcome::Known(Code::SERVER_FAILURE),
+        Found::Nothing => asked.deny(Code::NO_NAME),
+        Found::Records => match asked.response.count(Section::Answer) {
+            0 if !asked.response.is_full() => asked.deny(Code::NO_ERROR),
+            _ => Outcome::Known(Code::NO_ERROR),
+        },
+        Found::Alias(target) => asked.follow(target),
     }
-
-    fn failed(code: ResponseCode) -> Self {
-        Self { code, ..Self::of(Vec::new()) }
-    }
-}
-
-/// Answers a question of class IN.
-pub fn answer(world: &World, zone: &Zone, question: &Query) -> Reply {
-    if matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR) {
-        return Reply::Answer(Answer::failed(ResponseCode::Refused));
-    }
-    if !zone.holds(question.name()) {
-        return reverse::answer(world, zone, question);
-    }
-    let asked = Asked::new(world, zone, question);
-    Reply::Answer(asked.answer())
 }
 
 /// A question about a name in the zone, with what is needed to answer it.
-struct Asked<'a> {
-    world: &'a World,
+struct Asked<'a, 'q, 'r, 'b> {
+    directory: &'a Directory,
     zone: &'a Zone,
-    name: &'a Name,
-    kind: RecordType,
-    /// The zone's name, its letters as the client has them (draft-vixie-dnsext-dns0x20).
-    domain: Name,
+    query: &'a Query<'q>,
+    /// Where the zone's name is in the message, its letters as the client has them (draft-vixie-dnsext-dns0x20).
+    zone_at: usize,
+    response: &'r mut Response<'b>,
+    turn: usize,
 }
 
 /// What there is at a name.
 enum Found {
     /// Nothing, and nothing below either.
     Nothing,
-    /// These, perhaps none of the type asked for.
-    Records { records: Vec<Record>, additional: Vec<Record> },
+    /// What has been written, perhaps nothing of the type asked for.
+    Records,
     /// Another name.
-    Alias(Name),
+    Alias(Box<[u8]>),
 }
 
-impl Found {
-    fn records(records: Vec<Record>) -> Self {
-        Found::Records { records, additional: Vec::new() }
-    }
-}
-
-impl<'a> Asked<'a> {
-    fn new(world: &'a World, zone: &'a Zone, question: &'a Query) -> Self {
-        Self::about(world, zone, question.name(), question.query_type())
-    }
-
-    fn about(world: &'a World, zone: &'a Zone, name: &'a Name, kind: RecordType) -> Self {
-        let domain = name.trim_to(usize::from(zone.domain.num_labels()));
-        Self { world, zone, name, kind, domain }
-    }
-
-    fn answer(&self) -> Answer {
-        match self.find() {
-            Found::Nothing if !self.is_synced() => Answer::failed(ResponseCode::ServFail),
-            Found::Nothing => {
-                Answer { authority: vec![self.soa()], ..Answer::failed(ResponseCode::NXDomain) }
-            }
-            Found::Records { records, .. } if records.is_empty() => {
-                Answer { authority: vec![self.soa()], ..Answer::of(records) }
-            }
-            Found::Records { records, additional } => Answer { additional, ..Answer::of(records) },
-            Found::Alias(target) => self.follow(target),
-        }
-    }
-
-    /// An alias, and for addresses also where it leads to as far as that is ours.
-    fn follow(&self, mut target: Name) -> Answer {
-        let mut records = vec![self.record(RData::CNAME(CNAME(target.clone())))];
-        if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
-            return Answer::of(records);
-        }
-        while self.zone.holds(&target) && records.len() < CHAIN {
-            let next = Asked::about(self.world, self.zone, &target, self.kind);
-            match next.find() {
-                Found::Records { records: more, .. } => {
-                    records.extend(more);
-                    return Answer::of(records);
-                }
-                Found::Nothing => return Answer::of(records),
-                Found::Alias(further) => {
-                    records.push(next.record(RData::CNAME(CNAME(further.clone()))));
-                    target = further;
-                }
-            }
-        }
-        let leads_to = (!self.zone.holds(&target)).then_some(target);
-        Answer { leads_to, ..Answer::of(records) }
-    }
-
-    /// What there is at the name.
-    fn find(&self) -> Found {
-        match Place::parse(self.name, usize::from(self.zone.domain.num_labels())) {
+impl Asked<'_, '_, '_, '_> {
+    /// Writes what there is at a name with `count` labels before the zone's, of which is `owner`.
+    fn find(&mut self, name: &Name, count: usize, owner: Owner) -> Found {
+        match Place::of(name, count) {
             Place::Nowhere => Found::Nothing,
-            Place::Apex => self.apex(),
-            Place::Version => self.only(RecordType::TXT, || {
-                let text = TXT::new(vec![SCHEMA.to_owned()]);
-                vec![Record::from_rdata(self.name.clone(), SCHEMA_TTL, RData::TXT(text))]
-            }),
-            Place::NameServer => Found::records(self.addresses(&self.server_addresses())),
-            Place::Branch => Found::records(Vec::new()),
-            Place::Namespace(name) => match self.world.has_namespace(&name) {
-                true => Found::records(Vec::new()),
+            Place::Apex => self.apex(owner),
+            Place::Version => {
+                if self.wants(Kind::TXT) {
+                    let add = |data: &mut Data<'_>| data.label(SCHEMA);
+                    self.response.record(Section::Answer, owner, Kind::TXT, SCHEMA_TTL, add);
+                }
+                Found::Records
+            }
+            Place::NameServer => {
+                self.addresses(owner, self.server_addresses().into_iter());
+                Found::Records
+            }
+            Place::Branch => Found::Records,
+            Place::Namespace(label) => match self.directory.has_namespace(label) {
+                true => Found::Records,
                 false => Found::Nothing,
             },
             Place::PodAddress { namespace, address } => {
-                match self.world.has_namespace(&namespace) {
-                    true => Found::records(self.addresses(&[address])),
-                    false => Found::Nothing,
+                if !self.directory.has_namespace(namespace) {
+                    return Found::Nothing;
                 }
+                self.addresses(owner, std::iter::once(address));
+                Found::Records
             }
-            Place::Service(name) => self.service(&name),
-            Place::Endpoint { service, host } => self.endpoint(&service, &host),
-            Place::Port { service, port, protocol } => self.port(&service, &port, protocol),
+            Place::Service(service) => self.service(service, owner),
+            Place::Endpoint { service, host } => self.endpoint(service, host, owner),
+            Place::Port { service, port, protocol } => self.port(service, port, protocol, owner),
         }
     }
 
-    fn apex(&self) -> Found {
-        match self.kind {
-            RecordType::SOA => Found::records(vec![self.soa()]),
-            RecordType::NS => {
-                let server = self.server();
-                let glue = self.addresses_of(&server, &self.server_addresses(), &Family::ALL);
-                let record = self.record(RData::NS(NS(server)));
-                Found::Records { records: vec![record], additional: glue }
+    fn apex(&mut self, owner: Owner) -> Found {
+        if self.wants(Kind::SOA) {
+            self.soa(Section::Answer);
+        }
+        if self.wants(Kind::NS) {
+            let (zone_at, service) = (self.zone_at, &self.zone.service);
+            let is_served = self.directory.service(service, |_| ()).is_some();
+            let data = self.response.record(Section::Answer, owner, Kind::NS, TTL, |data| {
+                match is_served {
+                    true => {
+                        data.bytes(service);
+                        data.label(b"svc");
+                    }
+                    false => {
+                        data.label(b"ns");
+                        data.label(b"dns");
+                    }
+                }
+                data.pointer(zone_at);
+            });
+            if let Some(server) = data.and_then(Response::owner_at) {
+                let addresses = self.server_addresses();
+                self.response.additional(|response| {
+                    for address in addresses {
+                        response.address(Section::Additional, server, TTL, address);
+                    }
+                });
             }
-            _ => Found::records(Vec::new()),
         }
+        Found::Records
     }
 
-    /// The name of the servers: that of their Service, if it exists.
-    fn server(&self) -> Name {
-        let service = &self.zone.service;
-        match self.world.service(service) {
-            Some(_) => self.service_name(service),
-            None => self.below(&["ns", "dns"]),
-        }
-    }
-
+    /// Addresses of the servers: those of their Service, or what they were told.
     fn server_addresses(&self) -> Vec<IpAddr> {
-        match self.world.service(&self.zone.service) {
-            Some(service) if !service.cluster_ips.is_empty() => service.cluster_ips.clone(),
-            _ => self.zone.addresses.clone(),
+        let own = |names: &Arc<ServiceNames>| names.own_addresses().collect::<Vec<_>>();
+        let of_service = self.directory.service(&self.zone.service, own);
+        let of_service = of_service.filter(|addresses| !addresses.is_empty());
+        of_service.unwrap_or_else(|| self.zone.addresses.clone())
+    }
+
+    /// Says that there is nothing, and how long that may be believed (RFC 2308).
+    fn deny(&mut self, code: Code) -> Outcome {
+        self.soa(Section::Authority);
+        Outcome::Known(code)
+    }
+
+    fn soa(&mut self, section: Section) {
+        let (zone_at, serial) =
+            (self.zone_at, self.zone.epoch.wrapping_add(self.directory.changes()));
+        let Some(owner) = Response::owner_at(zone_at) else { return };
+        self.response.record(section, owner, Kind::SOA, TTL, |data| {
+            data.label(b"ns");
+            data.label(b"dns");
+            data.pointer(zone_at);
+            data.label(b"hostmaster");
+            data.pointer(zone_at);
+            for number in [serial, REFRESH, RETRY, EXPIRE, TTL] {
+                data.long(number);
+            }
+        });
+    }
+
+    /// An alias, and for addresses also where it leads to as far as that is ours.
+    fn follow(&mut self, mut target: Box<[u8]>) -> Outcome {
+        let mut owner = Owner::QUESTION;
+        for _ in 0..CHAIN {
+            let add = |data: &mut Data<'_>| data.bytes(&target);
+            let written = self.response.record(Section::Answer, owner, Kind::CNAME, TTL, add);
+            if !matches!(self.query.kind, Kind::A | Kind::AAAA) {
+                break;
+            }
+            let (Some(next), Some((name, _))) =
+                (written.and_then(Response::owner_at), Name::read(&target, 0))
+            else {
+                break;
+            };
+            let Some(count) = name.below(&self.zone.domain) else {
+                return Outcome::LeadsTo(target);
+            };
+            match self.find(&name, count, next) {
+                Found::Nothing | Found::Records => break,
+                Found::Alias(further) => (target, owner) = (further, next),
+            }
         }
+        Outcome::Known(Code::NO_ERROR)
     }
 
-    /// SOA (RFC 1035), whose minimum is how long a client may believe that there is nothing
-    /// (RFC 2308).
-    fn soa(&self) -> Record {
-        let changes = (self.world.changes() & u64::from(u32::MAX)) as u32;
-        let soa = SOA::new(
-            self.below(&["ns", "dns"]),
-            self.below(&["hostmaster"]),
-            self.zone.epoch.wrapping_add(changes),
-            REFRESH,
-            RETRY,
-            EXPIRE,
-            TTL,
-        );
-        Record::from_rdata(self.domain.clone(), TTL, RData::SOA(soa))
+    /// Whether records of a type are asked for.
+    fn wants(&self, kind: Kind) -> bool {
+        self.query.kind == kind || self.query.kind == Kind::ANY
     }
 
-    /// Whether the World is known well enough to say that something does not exist.
-    fn is_synced(&self) -> bool {
-        let needed = [Kind::Service, Kind::EndpointSlice, Kind::Namespace];
-        needed.into_iter().all(|kind| self.world.is_listed(kind))
-    }
-
-    /// Records if their type was asked for, none if another was.
-    fn only(&self, kind: RecordType, records: impl FnOnce() -> Vec<Record>) -> Found {
-        match self.kind == kind || self.kind == RecordType::ANY {
-            true => Found::records(records()),
-            false => Found::records(Vec::new()),
+    /// Those of the addresses that were asked for.
+    fn addresses(&mut self, owner: Owner, addresses: impl Iterator<Item = IpAddr>) {
+        for address in addresses {
+            let kind = match address {
+                IpAddr::V4(_) => Kind::A,
+                IpAddr::V6(_) => Kind::AAAA,
+            };
+            if self.wants(kind) {
+                self.response.address(Section::Answer, owner, TTL, address);
+            }
         }
-    }
-
-    /// A record at the name asked for.
-    fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.name.clone(), TTL, data)
-    }
-
-    /// Those of the addresses that were asked for, at the name asked for.
-    fn addresses(&self, addresses: &[IpAddr]) -> Vec<Record> {
-        let families: &[Family] = match self.kind {
-            RecordType::A => &[Family::V4],
-            RecordType::AAAA => &[Family::V6],
-            RecordType::ANY => &Family::ALL,
-            _ => &[],
-        };
-        self.addresses_of(self.name, addresses, families)
-    }
-
-    fn addresses_of(&self, name: &Name, addresses: &[IpAddr], families: &[Family]) -> Vec<Record> {
-        let wanted = addresses.iter().filter(|ip| families.contains(&Family::of(**ip)));
-        wanted.map(|ip| Record::from_rdata(name.clone(), TTL, address(*ip))).collect()
-    }
-
-    /// `<service>.<namespace>.svc.<domain>`.
-    fn service_name(&self, service: &ObjectName) -> Name {
-        self.below(&[&service.name, &service.namespace, "svc"])
-    }
-
-    /// A name below the zone. Labels are those of API objects, which are valid here.
-    fn below(&self, labels: &[&str]) -> Name {
-        below(&self.domain, labels)
-    }
-}
-
-/// A name below another; a label that can't be one leaves the name as it was.
-fn below(domain: &Name, labels: &[&str]) -> Name {
-    let add = |name: Name, label: &&str| name.prepend_label(label.as_bytes()).unwrap_or(name);
-    labels.iter().rev().fold(domain.clone(), add)
-}
-
-fn address(ip: IpAddr) -> RData {
-    match ip {
-        IpAddr::V4(ip) => RData::A(A(ip)),
-        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
     }
 }

@@ -1,13 +1,15 @@
 //! What a name in the zone is about, from its labels alone.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use hickory_proto::rr::Name;
-use model::{ObjectName, Protocol};
+use model::Protocol;
+
+use crate::directory::undashed;
+use crate::wire::Name;
 
 /// What a name is about. Whether that exists is another question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place<'n> {
     /// The zone itself.
     Apex,
     /// `dns-version`.
@@ -16,30 +18,30 @@ pub(super) enum Place {
     NameServer,
     /// `svc`, `pod` or `dns`: names are below it.
     Branch,
-    /// `<namespace>.svc` or `<namespace>.pod`.
-    Namespace(String),
-    /// `<service>.<namespace>.svc`.
-    Service(ObjectName),
+    /// `<namespace>.svc` or `<namespace>.pod`: the label of the namespace, with its length.
+    Namespace(&'n [u8]),
+    /// `<service>.<namespace>.svc`: both labels, with their lengths.
+    Service(&'n [u8]),
     /// `<host>.<service>.<namespace>.svc`.
     Endpoint {
-        /// The Service.
-        service: ObjectName,
+        /// The labels of Service and namespace, with their lengths.
+        service: &'n [u8],
         /// Hostname of an endpoint, or its address with dashes.
-        host: String,
+        host: &'n [u8],
     },
     /// `_<port>._<protocol>.<service>.<namespace>.svc`.
     Port {
-        /// The Service.
-        service: ObjectName,
+        /// The labels of Service and namespace, with their lengths.
+        service: &'n [u8],
         /// Name of the port.
-        port: String,
+        port: &'n [u8],
         /// Protocol of the port.
         protocol: Protocol,
     },
     /// `<address>.<namespace>.pod`.
     PodAddress {
-        /// Namespace.
-        namespace: String,
+        /// The label of the namespace, with its length.
+        namespace: &'n [u8],
         /// The address that the name spells.
         address: IpAddr,
     },
@@ -47,120 +49,81 @@ pub(super) enum Place {
     Nowhere,
 }
 
-impl Place {
-    /// Reads `name`, which ends in a zone of `zone_labels` labels.
-    pub(super) fn parse(name: &Name, zone_labels: usize) -> Self {
-        let count = usize::from(name.num_labels()).saturating_sub(zone_labels);
-        // Whatever is no text can't be one of our names.
-        let label = |label: &[u8]| String::from_utf8_lossy(label).to_ascii_lowercase();
-        let labels: Vec<String> = name.iter().take(count).map(label).collect();
-        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-        match labels[..] {
-            [] => Place::Apex,
-            ["dns-version"] => Place::Version,
-            ["ns", "dns"] => Place::NameServer,
-            ["svc" | "pod" | "dns"] => Place::Branch,
-            [namespace, "svc" | "pod"] => Place::Namespace(namespace.to_owned()),
-            [address, namespace, "pod"] => match undashed(address) {
-                Some(address) => Place::PodAddress { namespace: namespace.to_owned(), address },
-                None => Place::Nowhere,
+impl<'n> Place<'n> {
+    /// Reads a name with `count` labels before those of the zone.
+    pub(super) fn of(name: &'n Name, count: usize) -> Self {
+        let label = |at| name.label(at);
+        match count {
+            0 => Place::Apex,
+            1 => match label(0) {
+                b"dns-version" => Place::Version,
+                b"svc" | b"pod" | b"dns" => Place::Branch,
+                _ => Place::Nowhere,
             },
-            [service, namespace, "svc"] => Place::Service(ObjectName::new(namespace, service)),
-            [host, service, namespace, "svc"] if !host.starts_with('_') => {
-                let service = ObjectName::new(namespace, service);
-                Place::Endpoint { service, host: host.to_owned() }
+            2 => match (label(0), label(1)) {
+                (b"ns", b"dns") => Place::NameServer,
+                (_, b"svc" | b"pod") => Place::Namespace(name.part(0, 1)),
+                _ => Place::Nowhere,
+            },
+            3 => match label(2) {
+                b"svc" => Place::Service(name.part(0, 2)),
+                b"pod" => match undashed(label(0)) {
+                    Some(address) => Place::PodAddress { namespace: name.part(1, 2), address },
+                    None => Place::Nowhere,
+                },
+                _ => Place::Nowhere,
+            },
+            4 if label(3) == b"svc" && !label(0).starts_with(b"_") => {
+                Place::Endpoint { service: name.part(1, 3), host: label(0) }
             }
-            [port, protocol, service, namespace, "svc"] => {
-                let service = ObjectName::new(namespace, service);
-                match (port.strip_prefix('_'), protocol) {
-                    (Some(port), "_tcp") => Place::port(service, port, Protocol::Tcp),
-                    (Some(port), "_udp") => Place::port(service, port, Protocol::Udp),
-                    (Some(port), "_sctp") => Place::port(service, port, Protocol::Sctp),
+            5 if label(4) == b"svc" => {
+                let protocol = match label(1) {
+                    b"_tcp" => Protocol::Tcp,
+                    b"_udp" => Protocol::Udp,
+                    b"_sctp" => Protocol::Sctp,
+                    _ => return Place::Nowhere,
+                };
+                match label(0).strip_prefix(b"_") {
+                    Some(port) if !port.is_empty() => {
+                        Place::Port { service: name.part(2, 4), port, protocol }
+                    }
                     _ => Place::Nowhere,
                 }
             }
             _ => Place::Nowhere,
         }
     }
-
-    fn port(service: ObjectName, port: &str, protocol: Protocol) -> Self {
-        Place::Port { service, port: port.to_owned(), protocol }
-    }
-}
-
-/// An address with dashes for dots, or for colons.
-pub(super) fn dashed(ip: IpAddr) -> String {
-    match ip {
-        IpAddr::V4(ip) => ip.to_string().replace('.', "-"),
-        IpAddr::V6(ip) => {
-            let mut text = ip.to_string().replace(':', "-");
-            // A label can neither begin nor end with a dash.
-            if text.starts_with('-') {
-                text.insert(0, '0');
-            }
-            if text.ends_with('-') {
-                text.push('0');
-            }
-            text
-        }
-    }
-}
-
-fn undashed(label: &str) -> Option<IpAddr> {
-    let dashes = label.bytes().filter(|byte| *byte == b'-').count();
-    if dashes == 3 && !label.contains("--") {
-        return label.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
-    }
-    label.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Place {
-        Place::parse(&Name::from_ascii(format!("{text}cluster.local.")).unwrap(), 2)
-    }
-
     #[test]
     fn labels_say_what_a_name_is_about() {
-        let web = || ObjectName::new("team", "web");
-        assert_eq!(parse(""), Place::Apex);
-        assert_eq!(parse("svc."), Place::Branch);
-        assert_eq!(parse("team.svc."), Place::Namespace("team".into()));
-        assert_eq!(parse("WEB.Team.SVC."), Place::Service(web()));
-        assert_eq!(
-            parse("db-0.web.team.svc."),
-            Place::Endpoint { service: web(), host: "db-0".into() }
-        );
-        assert_eq!(
-            parse("_http._TCP.web.team.svc."),
-            Place::Port { service: web(), port: "http".into(), protocol: Protocol::Tcp }
-        );
+        let of = |text: &str, expected: Place<'_>| {
+            let name = Name::parse(&format!("{text}cluster.local.")).unwrap();
+            assert_eq!(Place::of(&name, name.labels() - 2), expected, "{text}");
+        };
+        let web = b"\x03web\x04team";
+        of("", Place::Apex);
+        of("svc.", Place::Branch);
+        of("team.svc.", Place::Namespace(b"\x04team"));
+        of("WEB.Team.SVC.", Place::Service(web));
+        of("db-0.web.team.svc.", Place::Endpoint { service: web, host: b"db-0" });
+        let port = Place::Port { service: web, port: b"http", protocol: Protocol::Tcp };
+        of("_http._TCP.web.team.svc.", port);
         for nowhere in [
             "foo.",
             "_tcp.web.team.svc.",
             "a.b.c.web.team.svc.",
             "http._tcp.web.team.svc.",
+            "_._tcp.web.team.svc.",
             "_http._icmp.web.team.svc.",
             "web.team.pod.",
             "10-244-0.team.pod.",
         ] {
-            assert_eq!(parse(nowhere), Place::Nowhere, "{nowhere}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_spelled_with_dashes() {
-        for (ip, text) in [
-            ("10.244.1.9", "10-244-1-9"),
-            ("2001:db8::1", "2001-db8--1"),
-            ("2001:db8::", "2001-db8--0"),
-            ("::1", "0--1"),
-        ] {
-            let ip: IpAddr = ip.parse().unwrap();
-            assert_eq!(dashed(ip), text);
-            assert_eq!(undashed(text), Some(ip));
+            of(nowhere, Place::Nowhere);
         }
     }
 }

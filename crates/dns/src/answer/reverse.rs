@@ -1,48 +1,102 @@
 //! From addresses back to names: `in-addr.arpa` and `ip6.arpa`.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hickory_proto::op::Query;
-use hickory_proto::rr::rdata::PTR;
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use model::World;
-
-use super::endpoint::{host_name, ready};
-use super::{Answer, Reply, TTL, Zone, below};
+use super::{Outcome, TTL, Zone};
+use crate::directory::{Directory, Group, Holders, dashed};
+use crate::wire::{Code, Data, Kind, Name, Owner, Query, Response, Section};
 
 /// Answers about addresses that the cluster has given out; all else is for others.
-pub(super) fn answer(world: &World, zone: &Zone, question: &Query) -> Reply {
-    let Some(ip) = address(question.name()) else { return Reply::Forward };
-    let names = names(world, zone, ip);
-    if names.is_empty() {
-        return Reply::Forward;
-    }
-    if !matches!(question.query_type(), RecordType::PTR | RecordType::ANY) {
-        return Reply::Answer(Answer::of(Vec::new()));
-    }
-    let record = |name| Record::from_rdata(question.name().clone(), TTL, RData::PTR(PTR(name)));
-    Reply::Answer(Answer::of(names.into_iter().map(record).collect()))
-}
-
-/// The address that a name spells completely.
-fn address(name: &Name) -> Option<IpAddr> {
-    let net = name.parse_arpa_name().ok()?;
-    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
-}
-
-/// The Service that has the address, else the endpoints that have it.
-fn names(world: &World, zone: &Zone, ip: IpAddr) -> BTreeSet<Name> {
-    if let Some(service) = world.service_by_cluster_ip(ip) {
-        let meta = &service.meta;
-        return BTreeSet::from([below(&zone.domain, &[&meta.name, &meta.namespace, "svc"])]);
-    }
-    let services = world.services_by_endpoint_ip(ip).into_iter();
-    let services = services.filter(|name| world.service(name).is_some());
-    let of_service = |name: &model::ObjectName| {
-        let own = below(&zone.domain, &[&name.name, &name.namespace, "svc"]);
-        let at = ready(world, name).filter(|(_, endpoint)| endpoint.address == ip);
-        at.map(|(_, endpoint)| below(&own, &[&host_name(endpoint)])).collect::<Vec<Name>>()
+pub(super) fn answer(
+    directory: &Directory,
+    zone: &Zone,
+    query: &Query<'_>,
+    response: &mut Response<'_>,
+) -> Outcome {
+    let Some(address) = address(&query.name) else { return Outcome::Foreign };
+    let is_wanted = matches!(query.kind, Kind::PTR | Kind::ANY);
+    let mut is_known = false;
+    let mut name = |key: &[u8], host: Option<&[u8]>| {
+        is_known = true;
+        if is_wanted {
+            let write = |data: &mut Data<'_>| {
+                if let Some(host) = host {
+                    data.label(host);
+                }
+                data.bytes(key);
+                data.label(b"svc");
+                data.bytes(zone.domain.bytes());
+            };
+            response.record(Section::Answer, Owner::QUESTION, Kind::PTR, TTL, write);
+        }
     };
-    services.flat_map(of_service).collect()
+    match directory.holders(address) {
+        Holders::Nobody => {}
+        Holders::Service(key) => name(&key, None),
+        Holders::Endpoints(keys) => {
+            for key in keys {
+                let names = directory.service(&key, Clone::clone);
+                for group in names.iter().flat_map(|names| &names.endpoints) {
+                    each_host(group, address, |host| name(&key, Some(host)));
+                }
+            }
+        }
+    }
+    match is_known {
+        true => {
+            response.set_authoritative();
+            Outcome::Known(Code::NO_ERROR)
+        }
+        false => Outcome::Foreign,
+    }
+}
+
+/// The names of the endpoints at an address.
+fn each_host(group: &Group, address: IpAddr, mut name: impl FnMut(&[u8])) {
+    for (host, _) in group.named.iter().filter(|(_, at)| *at == address) {
+        name(host);
+    }
+    if group.unnamed.binary_search(&address).is_ok() {
+        name(&dashed(address));
+    }
+}
+
+/// Whether a name is about an address, whole or in part.
+pub(crate) fn is_reverse(name: &Name) -> bool {
+    let count = name.labels();
+    count >= 2
+        && name.label(count - 1) == b"arpa"
+        && matches!(name.label(count - 2), b"in-addr" | b"ip6")
+}
+
+/// The address that a name spells completely (RFC 1035, 3.5; RFC 3596, 2.5).
+fn address(name: &Name) -> Option<IpAddr> {
+    if !is_reverse(name) {
+        return None;
+    }
+    let count = name.labels() - 2;
+    match (name.label(count), count) {
+        (b"in-addr", 4) => {
+            let mut octets = [0; 4];
+            for (octet, at) in octets.iter_mut().rev().zip(0..) {
+                *octet = octet_of(name.label(at))?;
+            }
+            Some(Ipv4Addr::from(octets).into())
+        }
+        (b"ip6", 32) => {
+            let mut number = 0;
+            for at in (0..32).rev() {
+                let [digit] = name.label(at) else { return None };
+                number = number << 4 | u128::from(char::from(*digit).to_digit(16)?);
+            }
+            Some(Ipv6Addr::from(number).into())
+        }
+        _ => None,
+    }
+}
+
+/// A number of a byte, as it is written: without zeros before it.
+fn octet_of(label: &[u8]) -> Option<u8> {
+    let is_plain = label.iter().all(u8::is_ascii_digit) && (label.len() == 1 || label[0] != b'0');
+    std::str::from_utf8(label).ok().filter(|_| is_plain)?.parse().ok()
 }

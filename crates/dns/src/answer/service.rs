@@ -2,158 +2,185 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use hickory_proto::rr::rdata::SRV;
-use hickory_proto::rr::{Name, RData, RecordType};
-use model::object::{Service, ServiceType};
-use model::{Family, ObjectName, Protocol};
+use model::Protocol;
 
-use super::endpoint::{distinct, host_name, ready};
-use super::{Asked, Found, below};
+use super::{Asked, Found, TTL};
+use crate::directory::{Face, Port, ServiceNames, dashed};
+use crate::wire::{Kind, Owner, Response, Section};
 
 /// Which ports of a Service are asked for.
 #[derive(Clone, Copy)]
 enum Ports<'a> {
     All,
-    Named(&'a str, Protocol),
+    Named(&'a [u8], Protocol),
 }
 
 impl Ports<'_> {
-    fn has(self, name: &str, protocol: Protocol) -> bool {
+    fn has(self, port: &Port) -> bool {
         match self {
             Ports::All => true,
-            Ports::Named(wanted, of) => name.eq_ignore_ascii_case(wanted) && protocol == of,
+            Ports::Named(wanted, of) => *port.name == *wanted && port.protocol == of,
         }
     }
 }
 
-/// Where a port is served.
-struct Target {
-    port: u16,
-    /// Labels before the name of the Service.
-    host: Option<String>,
-    addresses: Vec<IpAddr>,
+/// How an endpoint is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Host<'a> {
+    /// By its address.
+    Address(IpAddr),
+    /// By its hostname.
+    Named(&'a [u8]),
 }
 
-impl Asked<'_> {
+/// Where ports are served: by number, and for those of endpoints by host, with addresses.
+type Targets<'a> = BTreeMap<(u16, Option<Host<'a>>), BTreeSet<IpAddr>>;
+
+impl Asked<'_, '_, '_, '_> {
+    fn names(&self, service: &[u8]) -> Option<Arc<ServiceNames>> {
+        self.directory.service(service, Arc::clone)
+    }
+
     /// `<service>.<namespace>.svc`.
-    pub(super) fn service(&self, name: &ObjectName) -> Found {
-        let Some(service) = self.world.service(name) else { return Found::Nothing };
-        if service.service_type == ServiceType::ExternalName {
-            return self.external_name(service);
-        }
-        let addresses = match service.headless {
-            false => service.cluster_ips.clone(),
-            true => distinct(ready(self.world, name).map(|(_, endpoint)| endpoint.address)),
-        };
-        if addresses.is_empty() {
-            return Found::Nothing;
-        }
-        match self.kind {
-            RecordType::SRV => {
-                self.srv(service, name, Ports::All).unwrap_or(Found::records(Vec::new()))
+    pub(super) fn service(&mut self, service: &[u8], owner: Owner) -> Found {
+        let Some(names) = self.names(service) else { return Found::Nothing };
+        match &names.face {
+            Face::Nothing => Found::Nothing,
+            Face::Alias(target) => {
+                let is_alias = [Kind::A, Kind::AAAA, Kind::CNAME].iter().any(|k| self.wants(*k));
+                match is_alias {
+                    true => Found::Alias(target.clone()),
+                    // Other types are not there.
+                    false => Found::Records,
+                }
             }
-            _ => Found::records(self.addresses(&addresses)),
+            Face::Addresses { v4, v6, .. } => {
+                if self.wants(Kind::A) {
+                    self.in_turn(owner, v4);
+                }
+                if self.wants(Kind::AAAA) {
+                    self.in_turn(owner, v6);
+                }
+                if self.query.kind == Kind::SRV {
+                    self.srv(&names, Ports::All, owner);
+                }
+                Found::Records
+            }
         }
     }
 
-    /// CNAME for whatever an alias stands for; other types are not there.
-    fn external_name(&self, service: &Service) -> Found {
-        let is_alias = matches!(
-            self.kind,
-            RecordType::A | RecordType::AAAA | RecordType::CNAME | RecordType::ANY
-        );
-        let target = service.external_name.as_deref().unwrap_or_default();
-        // A name that is spelled like an address would be one that nobody has.
-        if target.parse::<IpAddr>().is_ok() {
-            return Found::Nothing;
-        }
-        let Ok(mut target) = Name::from_ascii(target) else { return Found::Nothing };
-        target.set_fqdn(true);
-        match is_alias && !target.is_root() {
-            true => Found::Alias(target),
-            false => Found::records(Vec::new()),
+    /// Addresses, of which each answer has another one first.
+    fn in_turn<A: Copy + Into<IpAddr>>(&mut self, owner: Owner, addresses: &[A]) {
+        let start = self.turn % addresses.len().max(1);
+        for address in addresses[start..].iter().chain(&addresses[..start]) {
+            self.response.address(Section::Answer, owner, TTL, (*address).into());
         }
     }
 
     /// `<host>.<service>.<namespace>.svc`.
-    pub(super) fn endpoint(&self, name: &ObjectName, host: &str) -> Found {
-        let Some(service) = self.world.service(name) else { return Found::Nothing };
-        if service.service_type == ServiceType::ExternalName {
+    pub(super) fn endpoint(&mut self, service: &[u8], host: &[u8], owner: Owner) -> Found {
+        let Some(names) = self.names(service) else { return Found::Nothing };
+        let called = || names.endpoints.iter().flat_map(|group| group.called(host));
+        if called().next().is_none() {
             return Found::Nothing;
         }
-        let named = ready(self.world, name).filter(|(_, endpoint)| host_name(endpoint) == host);
-        let addresses = distinct(named.map(|(_, endpoint)| endpoint.address));
-        match addresses.is_empty() {
-            true => Found::Nothing,
-            false => Found::records(self.addresses(&addresses)),
+        match &*names.endpoints {
+            [_] => self.addresses(owner, called()),
+            // Several may have the same.
+            _ => {
+                let distinct: BTreeSet<IpAddr> = called().collect();
+                self.addresses(owner, distinct.into_iter());
+            }
         }
+        Found::Records
     }
 
     /// `_<port>._<protocol>.<service>.<namespace>.svc`.
-    pub(super) fn port(&self, name: &ObjectName, port: &str, protocol: Protocol) -> Found {
-        let Some(service) = self.world.service(name) else { return Found::Nothing };
-        if service.service_type == ServiceType::ExternalName || port.is_empty() {
-            return Found::Nothing;
+    pub(super) fn port(
+        &mut self,
+        service: &[u8],
+        port: &[u8],
+        protocol: Protocol,
+        owner: Owner,
+    ) -> Found {
+        let Some(names) = self.names(service) else { return Found::Nothing };
+        match self.srv(&names, Ports::Named(port, protocol), owner) {
+            true => Found::Records,
+            false => Found::Nothing,
         }
-        self.srv(service, name, Ports::Named(port, protocol)).unwrap_or(Found::Nothing)
     }
 
-    /// The ports that are asked for, or `None` if there is none.
-    fn srv(&self, service: &Service, name: &ObjectName, ports: Ports<'_>) -> Option<Found> {
-        let targets = match service.headless {
-            true => self.endpoint_ports(name, ports),
-            false => service_ports(service, ports),
-        };
+    /// Writes where ports are served, or the addresses of who serves them. Answers whether there are any.
+    fn srv(&mut self, names: &ServiceNames, ports: Ports<'_>, owner: Owner) -> bool {
+        let targets = targets(names, ports);
         if targets.is_empty() {
-            return None;
+            return false;
         }
-        if !matches!(self.kind, RecordType::SRV | RecordType::ANY) {
-            let addresses = distinct(targets.iter().flat_map(|target| target.addresses.clone()));
-            return Some(Found::records(self.addresses(&addresses)));
+        if !self.wants(Kind::SRV) {
+            let addresses: BTreeSet<IpAddr> = targets.into_values().flatten().collect();
+            self.addresses(owner, addresses.into_iter());
+            return true;
         }
-        let entries: usize = targets.iter().map(|target| target.addresses.len()).sum();
+        let entries: usize = targets.values().map(BTreeSet::len).sum();
         let weight = u16::try_from(100 / entries.max(1)).unwrap_or(0).max(1);
-        let own = self.service_name(name);
-        let (mut records, mut additional) = (Vec::new(), Vec::new());
-        let mut described = BTreeSet::new();
-        for Target { port, host, addresses } in targets {
-            let target = match &host {
-                Some(host) => below(&own, &[host]),
-                None => own.clone(),
-            };
-            let srv = SRV::new(0, weight, port, target.clone());
-            records.push(self.record(RData::SRV(srv)));
-            if described.insert(target.clone()) {
-                additional.extend(self.addresses_of(&target, &addresses, &Family::ALL));
+        let zone_at = self.zone_at;
+        let mut described: BTreeMap<Option<Host<'_>>, (Owner, &BTreeSet<IpAddr>)> = BTreeMap::new();
+        for ((port, host), addresses) in &targets {
+            let written = self.response.record(Section::Answer, owner, Kind::SRV, TTL, |data| {
+                for number in [0, weight, *port] {
+                    data.number(number);
+                }
+                match host {
+                    None => {}
+                    Some(Host::Named(name)) => data.label(name),
+                    Some(Host::Address(address)) => data.label(&dashed(*address)),
+                }
+                data.bytes(&names.key);
+                data.label(b"svc");
+                data.end_of_question(zone_at);
+            });
+            // The target is behind three numbers.
+            if let Some(target) = written.and_then(|at| Response::owner_at(at + 6)) {
+                described.entry(*host).or_insert((target, addresses));
             }
         }
-        Some(Found::Records { records, additional })
-    }
-
-    /// Ports of the endpoints, each of one host once: several addresses may have one name, those of
-    /// both families do.
-    fn endpoint_ports(&self, name: &ObjectName, ports: Ports<'_>) -> Vec<Target> {
-        let mut targets: BTreeMap<(u16, String), BTreeSet<IpAddr>> = BTreeMap::new();
-        for (slice, endpoint) in ready(self.world, name) {
-            for port in slice.ports.iter().filter(|port| ports.has(&port.name, port.protocol)) {
-                let key = (port.port.get(), host_name(endpoint));
-                targets.entry(key).or_default().insert(endpoint.address);
+        self.response.additional(|response| {
+            for (target, addresses) in described.into_values() {
+                for address in addresses {
+                    response.address(Section::Additional, target, TTL, *address);
+                }
             }
-        }
-        let target = |((port, host), addresses): ((u16, String), BTreeSet<IpAddr>)| Target {
-            port,
-            host: Some(host),
-            addresses: addresses.into_iter().collect(),
-        };
-        targets.into_iter().map(target).collect()
+        });
+        true
     }
 }
 
-/// Ports of a Service, each number once.
-fn service_ports(service: &Service, ports: Ports<'_>) -> Vec<Target> {
-    let wanted = service.ports.iter().filter(|port| ports.has(&port.name, port.protocol));
-    let numbers: BTreeSet<u16> = wanted.map(|port| port.port.get()).collect();
-    let target = |port| Target { port, host: None, addresses: service.cluster_ips.clone() };
-    numbers.into_iter().map(target).collect()
+/// Where ports of a Service are served: at its own addresses, or by its endpoints, each of one host once. Several
+/// addresses may have one name; those of both families do.
+fn targets<'n>(names: &'n ServiceNames, wanted: Ports<'_>) -> Targets<'n> {
+    let mut targets = Targets::new();
+    match &names.face {
+        Face::Addresses { ports: Some(ports), .. } => {
+            let addresses = || names.own_addresses().collect();
+            for port in ports.iter().filter(|port| wanted.has(port)) {
+                targets.entry((port.number, None)).or_insert_with(addresses);
+            }
+        }
+        Face::Addresses { ports: None, .. } => {
+            for group in &names.endpoints {
+                let named = group.named.iter().map(|(name, address)| (Host::Named(name), *address));
+                let unnamed = group.unnamed.iter().map(|at| (Host::Address(*at), *at));
+                let hosts = named.chain(unnamed);
+                for port in group.ports.iter().filter(|port| wanted.has(port)) {
+                    for (host, address) in hosts.clone() {
+                        targets.entry((port.number, Some(host))).or_default().insert(address);
+                    }
+                }
+            }
+        }
+        Face::Alias(_) | Face::Nothing => {}
+    }
+    targets
 }

@@ -1,14 +1,30 @@
 //! The schema as a table: question, type, what is answered.
 
-use hickory_proto::op::{Query, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use model::{Event, Kind, Object, World};
+use model::{Event, Kind, Object, ObjectName, World};
 use serde_json::{Value, json};
 
-use super::{Answer, Reply, Zone, answer};
+use super::{Outcome, Zone, answer};
+use crate::directory::Directory;
+use crate::wire::{self, LARGEST, Response, Transport};
 
-fn world() -> World {
-    let mut world = World::new();
+/// A World, and what the directory makes of it.
+#[derive(Default)]
+struct Known {
+    world: World,
+    directory: Directory,
+}
+
+impl Known {
+    fn apply(&mut self, event: Event) {
+        let touched = self.world.apply(event);
+        self.directory.update(&self.world, &touched);
+    }
+}
+
+fn world() -> Known {
+    let mut world = Known::default();
     for kind in [Kind::Service, Kind::EndpointSlice] {
         world.apply(Event::listed(kind, Vec::new()));
     }
@@ -71,11 +87,11 @@ fn service(namespace: &str, name: &str, spec: Value) -> Value {
     json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})
 }
 
-fn put(world: &mut World, service: Value) {
+fn put(world: &mut Known, service: Value) {
     world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
 }
 
-fn put_slice(world: &mut World, service: &str, family: &str, endpoints: Value) {
+fn put_slice(world: &mut Known, service: &str, family: &str, endpoints: Value) {
     let slice = json!({
         "metadata": {"name": format!("{service}-{family}"), "namespace": "default",
                      "labels": {"kubernetes.io/service-name": service}},
@@ -86,26 +102,42 @@ fn put_slice(world: &mut World, service: &str, family: &str, endpoints: Value) {
     world.apply(Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap())));
 }
 
-fn ask(world: &World, name: &str, kind: RecordType) -> Answer {
+/// What is answered, and what was made of the question.
+fn outcome(known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
     let zone = Zone::new("cluster.local").unwrap();
-    match answer(world, &zone, &Query::query(Name::from_ascii(name).unwrap(), kind)) {
-        Reply::Answer(answer) => answer,
-        Reply::Forward => panic!("{name} is left to others"),
-    }
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    let bytes = message.to_vec().unwrap();
+    let query = wire::Query::read(&bytes, Transport::Tcp).unwrap();
+    let mut buffer = [0; LARGEST];
+    let mut response = Response::to(&query, &mut buffer);
+    let outcome = answer(&known.directory, &zone, &query, &mut response, 0);
+    let code = match &outcome {
+        Outcome::Known(code) => *code,
+        Outcome::LeadsTo(_) | Outcome::Foreign => wire::Code::NO_ERROR,
+    };
+    let length = response.finish(code);
+    (Message::from_vec(&buffer[..length]).unwrap(), outcome)
+}
+
+fn ask(known: &Known, name: &str, kind: RecordType) -> Message {
+    let (message, outcome) = outcome(known, name, kind);
+    assert_ne!(outcome, Outcome::Foreign, "{name} is left to others");
+    assert!(message.metadata.authoritative, "{name}");
+    message
 }
 
 /// `code: type data, ...`, which is short to write and to compare.
-fn text(answer: &Answer) -> String {
-    let code = match answer.code {
-        ResponseCode::NoError if answer.records.is_empty() => "NODATA",
+fn text(message: &Message) -> String {
+    let code = match message.metadata.response_code {
+        ResponseCode::NoError if message.answers.is_empty() => "NODATA",
         ResponseCode::NoError => "OK",
         ResponseCode::NXDomain => "NXDOMAIN",
         ResponseCode::ServFail => "SERVFAIL",
-        ResponseCode::Refused => "REFUSED",
         _ => "?",
     };
     let mut text = code.to_owned();
-    for record in &answer.records {
+    for record in &message.answers {
         text += &format!(" {} {}", record.record_type(), record.data);
     }
     text
@@ -174,7 +206,6 @@ fn schema() {
         ("7.0.96.10.in-addr.arpa.", PTR, "OK PTR web.default.svc.cluster.local."),
         ("2.0.244.10.in-addr.arpa.", PTR, "OK PTR db-0.db.default.svc.cluster.local."),
         ("2.0.244.10.in-addr.arpa.", A, "NODATA"),
-        ("cluster.local.", RecordType::AXFR, "REFUSED"),
     ] {
         assert_eq!(text(&ask(&world, name, kind)), expected, "{name} {kind}");
     }
@@ -182,18 +213,17 @@ fn schema() {
 
 #[test]
 fn names_of_others_are_left_to_them() {
-    let zone = Zone::new("cluster.local").unwrap();
     for name in ["example.com.", "4.0.244.10.in-addr.arpa.", "xcluster.local.", "."] {
-        let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-        assert_eq!(answer(&world(), &zone, &question), Reply::Forward, "{name}");
+        assert_eq!(outcome(&world(), name, RecordType::A).1, Outcome::Foreign, "{name}");
     }
-    let out = ask(&world(), "out.default.svc.cluster.local.", RecordType::AAAA);
-    assert_eq!(out.leads_to.map(|name| name.to_ascii()).as_deref(), Some("Example.com."));
+    let (_, out) = outcome(&world(), "out.default.svc.cluster.local.", RecordType::AAAA);
+    let Outcome::LeadsTo(target) = out else { panic!("{out:?}") };
+    assert_eq!(target[..], *b"\x07Example\x03com\0");
 }
 
 #[test]
 fn nothing_is_denied_before_everything_is_known() {
-    let mut world = World::new();
+    let mut world = Known::default();
     put(&mut world, service("default", "web", json!({"clusterIPs": ["10.96.0.7"], "ports": []})));
     let name = "web.default.svc.cluster.local.";
     assert_eq!(text(&ask(&world, name, RecordType::A)), "OK A 10.96.0.7");
@@ -204,12 +234,12 @@ fn nothing_is_denied_before_everything_is_known() {
 #[test]
 fn a_denial_says_how_long_to_believe_it_and_keeps_the_case() {
     let denial = ask(&world(), "none.default.svc.CLUSTER.local.", RecordType::A);
-    let soa = &denial.authority[0];
+    let soa = &denial.authorities[0];
     assert_eq!(soa.name.to_ascii(), "CLUSTER.local.");
     assert_eq!((soa.record_type(), soa.ttl), (RecordType::SOA, 5));
     let port = ask(&world(), "_http._tcp.web.default.svc.CLUSTER.local.", RecordType::SRV);
     let additional: Vec<String> =
-        port.additional.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
+        port.additionals.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
     let target = "web.default.svc.CLUSTER.local.";
     assert_eq!(additional, [format!("{target} 10.96.0.7"), format!("{target} fd00:96::7")]);
 }
@@ -225,5 +255,65 @@ fn aliases_in_a_circle_end() {
         );
     }
     let answer = ask(&world, "a.default.svc.cluster.local.", RecordType::A);
-    assert_eq!((answer.records.len(), answer.leads_to), (super::CHAIN, None));
+    assert_eq!(answer.answers.len(), super::CHAIN);
+}
+
+#[test]
+fn what_changes_is_answered_as_it_is_now() {
+    let mut known = world();
+    let ask = |known: &Known, name: &str, kind| text(&ask(known, name, kind));
+    let (db, a) = ("db.default.svc.cluster.local.", RecordType::A);
+    put_slice(&mut known, "db", "IPv4", json!([{"addresses": ["10.244.0.3"], "hostname": "db-9"}]));
+    assert_eq!(ask(&known, db, a), "OK A 10.244.0.3");
+    assert_eq!(ask(&known, "db-0.db.default.svc.cluster.local.", a), "NXDOMAIN");
+    assert_eq!(ask(&known, "db-9.db.default.svc.cluster.local.", a), "OK A 10.244.0.3");
+    let (reverse, ptr) = ("3.0.244.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(ask(&known, reverse, ptr), "OK PTR db-9.db.default.svc.cluster.local.");
+    // Two Services have it, then a third one as its own address.
+    put_slice(&mut known, "web", "IPv4", json!([{"addresses": ["10.244.0.3"]}]));
+    assert_eq!(
+        ask(&known, reverse, ptr),
+        "OK PTR db-9.db.default.svc.cluster.local. PTR 10-244-0-3.web.default.svc.cluster.local."
+    );
+    let spec = json!({"clusterIPs": ["10.244.0.3"], "ports": []});
+    put(&mut known, service("default", "own", spec));
+    assert_eq!(ask(&known, reverse, ptr), "OK PTR own.default.svc.cluster.local.");
+    known.apply(Event::Removed(Kind::Service, ObjectName::new("default", "own")));
+    known.apply(Event::Removed(Kind::Service, ObjectName::new("default", "db")));
+    assert_eq!(ask(&known, reverse, ptr), "OK PTR 10-244-0-3.web.default.svc.cluster.local.");
+    assert_eq!(ask(&known, db, a), "NXDOMAIN");
+    known.apply(Event::Removed(Kind::Namespace, ObjectName::new("", "default")));
+    assert_eq!(ask(&known, "default.svc.cluster.local.", a), "NXDOMAIN");
+}
+
+#[test]
+fn several_addresses_take_turns_and_are_cut_where_they_do_not_fit() {
+    let mut known = world();
+    let endpoints: Vec<Value> =
+        (0..200).map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
+    put_slice(&mut known, "db", "IPv4", json!(endpoints));
+    let zone = Zone::new("cluster.local").unwrap();
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    let name = Name::from_ascii("DB.default.svc.cluster.local.").unwrap();
+    message.add_query(Query::query(name, RecordType::A));
+    let bytes = message.to_vec().unwrap();
+    let ask = |transport, turn| {
+        let query = wire::Query::read(&bytes, transport).unwrap();
+        let mut buffer = vec![0; 65_535];
+        let mut response = Response::to(&query, &mut buffer);
+        answer(&known.directory, &zone, &query, &mut response, turn);
+        let length = response.finish(wire::Code::NO_ERROR);
+        (length, Message::from_vec(&buffer[..length]).unwrap())
+    };
+    let (_, whole) = ask(Transport::Tcp, 0);
+    assert!(!whole.metadata.truncation);
+    assert_eq!(whole.answers.len(), 200);
+    for turn in [0, 7, 199, 200] {
+        let (length, cut) = ask(Transport::Udp, turn);
+        assert!(length <= 512 && cut.metadata.truncation);
+        // Header 12, question 34, each address 16 with a pointer for its name.
+        assert_eq!(cut.answers.len(), (512 - 12 - 34) / 16);
+        assert_eq!(cut.answers[0].data, whole.answers[turn % 200].data);
+        assert_eq!(cut.answers[0].name.to_ascii(), "DB.default.svc.cluster.local.");
+    }
 }

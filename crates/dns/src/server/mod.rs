@@ -1,53 +1,45 @@
 //! Answering over UDP and TCP.
 
+mod responder;
 mod tcp;
 mod udp;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
-use model::World;
-use tokio::net::{TcpListener, UdpSocket};
+use kernel::sockets::datagrams::DatagramSocket;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
-use crate::answer::{Answer, Reply, Zone, answer};
-use crate::forward::{NoAnswer, Upstreams};
-use crate::message::{Incoming, Request, Transport};
+pub use responder::Responder;
 
-/// What a server answers from.
-#[derive(Debug)]
-pub struct Knowledge {
-    /// The cluster, as it is now.
-    pub world: Arc<RwLock<World>>,
-    /// The cluster's part of the name space.
-    pub zone: Zone,
-    /// Whom to ask about the rest.
-    pub upstreams: Upstreams,
-    /// Counts answers, so that addresses take turns in being the first.
-    pub turn: AtomicUsize,
-}
+/// How long a reader of datagrams takes at most to notice that it is to end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sockets that wait for questions.
 #[derive(Debug)]
 pub struct Server {
-    udp: UdpSocket,
+    /// One for each reader.
+    udp: Vec<DatagramSocket>,
     tcp: TcpListener,
 }
 
 impl Server {
-    /// Binds both transports to one address.
+    /// Binds both transports to one address, for `readers` threads that read datagrams, at least one.
     ///
     /// # Errors
     ///
     /// One of them can't be bound.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub async fn bind(address: SocketAddr, readers: usize) -> io::Result<Self> {
         let tcp = TcpListener::bind(address).await?;
-        // With port 0, both get the same.
-        let udp = UdpSocket::bind(tcp.local_addr()?).await?;
-        Ok(Self { udp, tcp })
+        // With port 0, all get the same.
+        let address = tcp.local_addr()?;
+        let udp = (0..readers.max(1)).map(|_| DatagramSocket::bind(address, PATIENCE));
+        Ok(Self { udp: udp.collect::<io::Result<_>>()?, tcp })
     }
 
     /// The address it is bound to.
@@ -56,110 +48,30 @@ impl Server {
     ///
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.udp.local_addr()
+        self.tcp.local_addr()
     }
 
     /// Answers until it is dropped.
-    pub async fn run(self, knowledge: Arc<Knowledge>) {
-        tokio::join!(udp::serve(self.udp, knowledge.clone()), tcp::serve(self.tcp, knowledge));
-    }
-}
-
-impl Knowledge {
-    /// Knowledge of a World.
-    pub fn new(world: Arc<RwLock<World>>, zone: Zone, upstreams: Upstreams) -> Self {
-        Self { world, zone, upstreams, turn: AtomicUsize::new(0) }
-    }
-
-    /// What we know of a question.
-    fn know(&self, request: &Request) -> Known {
-        let reply = {
-            let world = self.world.read().unwrap_or_else(PoisonError::into_inner);
-            answer(&world, &self.zone, request.question())
-        };
-        match reply {
-            Reply::Answer(answer) => match answer.leads_to.clone() {
-                Some(target) if !self.upstreams.is_empty() => {
-                    Known::Alias(Box::new((answer, target)))
-                }
-                _ => Known::All(self.encode(request, answer)),
-            },
-            Reply::Forward if !self.upstreams.is_empty() => Known::Nothing,
-            // An address of nobody we know is a definite answer, and resolvers wait for one.
-            Reply::Forward if is_reverse(request) => {
-                Known::All(request.fail(ResponseCode::NXDomain))
+    pub async fn run(self, responder: Arc<Responder>) {
+        let readers = Readers(Arc::new(AtomicBool::new(false)));
+        for (number, socket) in self.udp.into_iter().enumerate() {
+            let (responder, is_over) = (responder.clone(), readers.0.clone());
+            let runtime = Handle::current();
+            let read = move || udp::serve(&Arc::new(socket), &responder, &is_over, &runtime);
+            let started = thread::Builder::new().name(format!("dns-{number}")).spawn(read);
+            if let Err(error) = started {
+                tracing::error!(%error, "no thread to answer DNS with");
             }
-            Reply::Forward => Known::All(request.fail(ResponseCode::Refused)),
         }
-    }
-
-    /// Asks others about what is not known.
-    async fn ask(&self, open: Open) -> Vec<u8> {
-        let Open { request, query, alias } = open;
-        let how = request.transport();
-        let Some((mut own, target)) = alias.map(|alias| *alias) else {
-            return match self.upstreams.ask(&query, how).await {
-                Ok(response) => response,
-                Err(NoAnswer::Refused) => request.fail(ResponseCode::Refused),
-                Err(NoAnswer::Failed) => request.fail(ResponseCode::ServFail),
-            };
-        };
-        let asked = self.upstreams.ask(&request.about(target), how).await;
-        if let Some(response) = asked.ok().and_then(|bytes| Message::from_vec(&bytes).ok()) {
-            own.records.extend(response.answers);
-        }
-        self.encode(&request, own)
-    }
-
-    fn encode(&self, request: &Request, mut answer: Answer) -> Vec<u8> {
-        // Aliases stay before what they lead to.
-        let is_address = |kind| matches!(kind, RecordType::A | RecordType::AAAA);
-        let first = answer.records.iter().position(|record| is_address(record.record_type()));
-        if let Some(addresses) = first.map(|first| &mut answer.records[first..]) {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            addresses.rotate_left(turn % addresses.len());
-        }
-        request.answer(answer, !self.upstreams.is_empty())
+        tcp::serve(self.tcp, responder).await;
     }
 }
 
-fn is_reverse(request: &Request) -> bool {
-    request.question().name().parse_arpa_name().is_ok()
-}
+/// Threads that end once this is dropped.
+struct Readers(Arc<AtomicBool>);
 
-/// How much of an answer we know.
-enum Known {
-    /// All of it: its bytes.
-    All(Vec<u8>),
-    /// An alias, and not what is at the name that it leads to.
-    Alias(Box<(Answer, Name)>),
-    Nothing,
-}
-
-/// A question that others have to be asked about.
-struct Open {
-    request: Box<Request>,
-    /// Its bytes.
-    query: Vec<u8>,
-    /// The part that is known, and the name to ask about.
-    alias: Option<Box<(Answer, Name)>>,
-}
-
-/// Answers a message at once if that is possible; `None` if nobody waits for an answer.
-fn at_once(
-    knowledge: &Knowledge,
-    query: &[u8],
-    transport: Transport,
-) -> Result<Option<Vec<u8>>, Open> {
-    let request = match Incoming::read(query, transport) {
-        Incoming::Ignored => return Ok(None),
-        Incoming::Refused(bytes) => return Ok(Some(bytes)),
-        Incoming::Question(request) => request,
-    };
-    let alias = match knowledge.know(&request) {
-        Known::All(bytes) => return Ok(Some(bytes)),
-        Known::Alias(alias) => Some(alias),
-        Known::Nothing => None,
-    };
-    Err(Open { request, query: query.to_vec(), alias })
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -9,26 +9,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Knowledge, at_once};
-use crate::message::Transport;
+use super::responder::{Reply, Responder};
+use crate::wire::Transport;
 
 /// How long a client may be silent, or take to read.
 const IDLE: Duration = Duration::from_secs(10);
 /// Connections at the same time; more wait until one ends.
 const CONNECTIONS: usize = 256;
+/// Length of the length.
+const PREFIX: usize = 2;
 /// Pause after a connection could not be accepted.
 const RETRY: Duration = Duration::from_millis(50);
 
-pub(super) async fn serve(listener: TcpListener, knowledge: Arc<Knowledge>) {
+pub(super) async fn serve(listener: TcpListener, responder: Arc<Responder>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let knowledge = knowledge.clone();
+                let responder = responder.clone();
                 tokio::spawn(async move {
                     // How it ends is the client's business.
-                    let _ = converse(stream, &knowledge).await;
+                    let _ = converse(stream, &responder).await;
                     drop(place);
                 });
             }
@@ -40,19 +42,29 @@ pub(super) async fn serve(listener: TcpListener, knowledge: Arc<Knowledge>) {
     }
 }
 
-async fn converse(mut stream: TcpStream, knowledge: &Knowledge) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, responder: &Responder) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut query = Vec::new();
+    // Behind the length of what is there.
+    let mut buffer = vec![0; PREFIX + usize::from(u16::MAX)];
+    let mut turn = 0_usize;
     loop {
         timeout(IDLE, read(&mut stream, &mut query)).await??;
-        let answer = match at_once(knowledge, &query, Transport::Tcp) {
-            Ok(None) => continue,
-            Ok(Some(answer)) => answer,
-            Err(open) => knowledge.ask(open).await,
-        };
-        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        let framed = [&length.to_be_bytes()[..], &answer].concat();
-        timeout(IDLE, stream.write_all(&framed)).await??;
+        turn = turn.wrapping_add(1);
+        match responder.reply(&query, Transport::Tcp, &mut buffer[PREFIX..], turn) {
+            Reply::None => continue,
+            Reply::Written(length) => {
+                let prefix = u16::try_from(length).map_err(io::Error::other)?.to_be_bytes();
+                buffer[..PREFIX].copy_from_slice(&prefix);
+                timeout(IDLE, stream.write_all(&buffer[..PREFIX + length])).await??;
+            }
+            Reply::Open(open) => {
+                let answer = responder.ask(open).await;
+                let prefix = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes();
+                let framed = [&prefix[..], &answer].concat();
+                timeout(IDLE, stream.write_all(&framed)).await??;
+            }
+        }
     }
 }
 

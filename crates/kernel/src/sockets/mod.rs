@@ -2,6 +2,7 @@
 //!
 //! Formats are those of `linux/inet_diag.h`, see sock_diag(7).
 
+pub mod datagrams;
 mod held;
 
 use std::collections::BTreeSet;

@@ -2,9 +2,11 @@
 //! programmed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use dns::Directory;
 use kernel::route::Rtnetlink;
 use model::{Event, Kind, Touched, World};
 use pod::runner::{self, Runner};
@@ -13,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::registration::Readiness;
 use super::routes::Routes;
-use super::{Settings, SharedWorld, pods};
+use super::{Settings, pods};
 use crate::client::Client;
 use crate::proxy::{self, Proxy};
 
@@ -26,7 +28,9 @@ const RESTART_BACKOFF: Duration = Duration::from_secs(10);
 pub(super) struct Agent {
     client: Client,
     settings: Settings,
-    world: SharedWorld,
+    world: World,
+    /// What DNS answers from.
+    directory: Arc<Directory>,
     routes: Routes,
     routes_ok: bool,
     readiness: watch::Sender<Readiness>,
@@ -43,7 +47,7 @@ impl Agent {
     pub(super) fn new(
         client: Client,
         settings: Settings,
-        world: SharedWorld,
+        directory: Arc<Directory>,
         kernel: Rtnetlink,
         readiness: watch::Sender<Readiness>,
     ) -> Self {
@@ -53,7 +57,8 @@ impl Agent {
                 .answering(settings.socket.clone()),
             client,
             settings,
-            world,
+            world: World::new(),
+            directory,
             routes_ok: true,
             readiness,
             generation: 0,
@@ -73,7 +78,7 @@ impl Agent {
                     self.react(&touched)?;
                 }
                 () = tokio::time::sleep(RETRY), if !self.routes_ok => {
-                    self.routes_ok = self.routes.sync(&self.world.read());
+                    self.routes_ok = self.routes.sync(&self.world);
                 }
             }
         }
@@ -83,41 +88,39 @@ impl Agent {
     fn watched(&mut self, event: Event, events: &mut mpsc::Receiver<Event>) -> BTreeSet<Touched> {
         self.generation += 1;
         let _span = tracing::debug_span!("watch", generation = self.generation).entered();
-        let mut world = self.world.write();
-        let mut touched = world.apply(event);
+        let mut touched = self.world.apply(event);
         while let Ok(event) = events.try_recv() {
-            touched.extend(world.apply(event));
+            touched.extend(self.world.apply(event));
         }
+        self.directory.update(&self.world, &touched);
         tracing::debug!(?touched, "changed");
         touched
     }
 
     fn react(&mut self, touched: &BTreeSet<Touched>) -> anyhow::Result<()> {
-        let world = self.world.clone();
-        let world = world.read();
         if touched.iter().any(|touched| matches!(touched, Touched::Node(_))) {
-            self.routes_ok = self.routes.sync(&world);
+            self.routes_ok = self.routes.sync(&self.world);
         }
-        self.plan(&world, touched)?;
-        self.start_pods(&world)
+        self.plan(touched)?;
+        self.start_pods()
     }
 
     /// Lets the proxy follow once this node is known with its addresses, which node ports need.
-    fn plan(&mut self, world: &World, touched: &BTreeSet<Touched>) -> anyhow::Result<()> {
+    fn plan(&mut self, touched: &BTreeSet<Touched>) -> anyhow::Result<()> {
         let span = tracing::debug_span!("plan", generation = self.generation);
         let _entered = span.enter();
-        let own = world.node(self.settings.name()).filter(|node| !node.addresses.is_empty());
+        let own = self.world.node(self.settings.name()).filter(|node| !node.addresses.is_empty());
         self.is_known |= own.is_some();
         match self.is_known {
-            true => self.proxy.follow(world, touched),
+            true => self.proxy.follow(&self.world, touched),
             false => Ok(()),
         }
     }
 
     /// Starts the runner as soon as the node has ranges to give addresses from.
-    fn start_pods(&mut self, world: &World) -> anyhow::Result<()> {
-        let Some(node) = world.node(self.settings.name()).filter(|n| !n.pod_cidrs.is_empty())
-        else {
+    fn start_pods(&mut self) -> anyhow::Result<()> {
+        let own = self.world.node(self.settings.name());
+        let Some(node) = own.filter(|node| !node.pod_cidrs.is_empty()) else {
             return Ok(());
         };
         if self.runs_pods {

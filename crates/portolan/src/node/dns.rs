@@ -4,21 +4,23 @@
 //! one, and another node's if its own is gone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use dns::resolv_conf::name_servers;
-use dns::server::Knowledge;
-use dns::{Server, Upstreams, Zone};
+use dns::server::Responder;
+use dns::{Directory, Server, Upstreams, Zone};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use model::{Kind, ObjectName};
+use model::ObjectName;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::Settings;
 use super::registration::{owner, typed};
-use super::{Settings, SharedWorld};
 use crate::client::{self, ApiObject, Backoff, Client, Error};
 
 /// Port that the server listens on at the node's addresses; the DNS Service has 53.
@@ -29,31 +31,35 @@ const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
 /// Binds the server to the node's addresses, then answers a future that serves and publishes.
 pub(super) async fn serve(
     client: Client,
-    world: SharedWorld,
+    directory: Arc<Directory>,
     settings: Settings,
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let mut zone = Zone::new(&settings.cluster_domain)?;
     zone.addresses.clone_from(&settings.addresses);
     zone.epoch = now();
-    let knowledge = Arc::new(Knowledge::new(world.shared(), zone, upstreams(&settings)?));
+    let responder = Responder::new(directory.clone(), zone, upstreams(&settings)?);
+    let responder = Arc::new(responder);
+    // One for each processor.
+    let readers = thread::available_parallelism().map_or(1, NonZero::get);
     let mut servers = JoinSet::new();
     for address in &settings.addresses {
         let to = SocketAddr::new(*address, PORT);
-        let server = Server::bind(to).await.with_context(|| format!("listen for DNS on {to}"))?;
-        servers.spawn(server.run(knowledge.clone()));
+        let server =
+            Server::bind(to, readers).await.with_context(|| format!("listen for DNS on {to}"))?;
+        servers.spawn(server.run(responder.clone()));
     }
     Ok(async move {
-        tokio::join!(publish(&client, &world, &settings), async {
+        tokio::join!(publish(&client, &directory, &settings), async {
             while servers.join_next().await.is_some() {}
         });
     })
 }
 
 /// Publishes this node's servers as soon as they know enough to answer.
-async fn publish(client: &Client, world: &SharedWorld, settings: &Settings) {
+async fn publish(client: &Client, directory: &Directory, settings: &Settings) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     loop {
-        match try_publish(client, world, settings).await {
+        match try_publish(client, directory, settings).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, "DNS of this node is not published"),
@@ -65,11 +71,10 @@ async fn publish(client: &Client, world: &SharedWorld, settings: &Settings) {
 /// Answers whether it is done; if not, something has still to come.
 async fn try_publish(
     client: &Client,
-    world: &SharedWorld,
+    directory: &Directory,
     settings: &Settings,
 ) -> Result<bool, Error> {
-    let knows = |kind| world.read().is_listed(kind);
-    if ![Kind::Service, Kind::EndpointSlice, Kind::Namespace].into_iter().all(knows) {
+    if !directory.is_synced() {
         return Ok(false);
     }
     // Without its Node the slice would be nobody's, and stay when the node is gone for good.

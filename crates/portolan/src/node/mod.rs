@@ -14,11 +14,11 @@ mod routes;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
+use ::dns::Directory;
 use anyhow::Context;
 use kernel::route::Rtnetlink;
-use model::World;
 use plan::NodeSettings;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -72,31 +72,6 @@ impl Settings {
     }
 }
 
-/// The one World of this process: the agent writes, DNS reads.
-#[derive(Debug, Clone)]
-pub(crate) struct SharedWorld(Arc<RwLock<World>>);
-
-impl SharedWorld {
-    /// An empty World, in which DNS finds names by addresses.
-    fn new() -> Self {
-        Self(Arc::new(RwLock::new(World::with_endpoint_index())))
-    }
-
-    /// Reads. No reader panics, and a World is whole between any two statements on it.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, World> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The World itself, for those who read it in their own way.
-    fn shared(&self) -> Arc<RwLock<World>> {
-        self.0.clone()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, World> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Runs the agent until the process is asked to end.
 pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
@@ -117,15 +92,15 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
         Registration { name: settings.name().clone(), addresses: settings.addresses.clone() };
     tasks.spawn(registration.keep(client.clone(), ready));
 
-    let world = SharedWorld::new();
+    let directory = Arc::new(Directory::new());
     let (events, incoming) = mpsc::channel(BACKLOG);
     for kind in agent::watched_kinds(&client).await {
         tasks.spawn(client::feed(client.clone(), kind, None, events.clone()));
     }
-    let dns = dns::serve(client.clone(), world.clone(), settings.clone()).await?;
+    let dns = dns::serve(client.clone(), directory.clone(), settings.clone()).await?;
     tasks.spawn(dns);
 
-    let agent = Agent::new(client, settings.clone(), world, kernel, readiness);
+    let agent = Agent::new(client, settings.clone(), directory, kernel, readiness);
     tokio::select! {
         result = agent.run(incoming) => result?,
         result = runtime::asked_to_end() => result?,
