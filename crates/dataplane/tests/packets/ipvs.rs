@@ -445,12 +445,14 @@ fn a_client_of_udp_follows() {
         say!("{address}: of 8 clients of UDP {lost} lost a datagram to an endpoint that is gone");
         replace(&sync, &nobody);
         for client in &mut clients {
-            let heard = client.ask(Duration::from_millis(500));
+            let heard = client.ask(within(Duration::from_millis(500)));
             assert!(heard.is_err(), "{address}: {heard:?} though nobody is there");
         }
         replace(&sync, &both);
         for client in &mut clients {
-            let heard: IpAddr = client.ask(LIMIT).unwrap().server.parse().unwrap();
+            // That nobody was there may be told late.
+            let heard = client.ask(LIMIT).or_else(|_| client.ask(LIMIT));
+            let heard: IpAddr = heard.unwrap().server.parse().unwrap();
             assert!([POD_A, POD_B].contains(&&*heard.to_string()));
         }
     }
