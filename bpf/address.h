@@ -55,4 +55,16 @@ static __always_inline bool is_same(const struct endpoint *one, const struct end
 	return is_same_address(&one->address, &other->address) && one->port == other->port;
 }
 
+#define LOOPBACK_V4 bpf_htonl(0x7f000000)
+#define LOOPBACK_MASK bpf_htonl(0xff000000)
+
+/* What no link brings from anybody else (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3). */
+static __always_inline bool is_loopback(const struct address *address)
+{
+	if (is_v4(address))
+		return (address->word[3] & LOOPBACK_MASK) == LOOPBACK_V4;
+	return !address->word[0] && !address->word[1] && !address->word[2] &&
+	       address->word[3] == bpf_htonl(1);
+}
+
 #endif

@@ -17,6 +17,7 @@
 #ifndef PORTOLAN_CONNECTIONS_H
 #define PORTOLAN_CONNECTIONS_H
 
+#include "marks.h"
 #include "packet.h"
 #include "tables.h"
 
@@ -71,18 +72,27 @@ static __always_inline bool is_used(const struct translation *known, __u8 protoc
 /*
  * A source port for a masqueraded connection: neither a node port, nor one that the node itself uses. A
  * privileged one for who has such a one: some servers take it for a proof.
+ *
+ * At first the same one for the same port of the same client, and for each of his ports another one, as far as they
+ * go. Where the endpoint closes connections it remembers them for a minute (TIME_WAIT), and takes another one
+ * from the same port only with a later timestamp (RFC 6191). A client's timestamps go up for each pair of ports, so his
+ * own earlier connection is no obstacle, and anybody else's is one every second time: that SYN would be lost.
  */
-static __always_inline __be16 some_port(const struct node *own, __be16 of_client)
+static __always_inline __be16 some_port(const struct node *own, const struct endpoint *client, bool is_first)
 {
-	if (bpf_ntohs(of_client) < FIRST_UNPRIVILEGED)
-		return bpf_htons(FIRST_PRIVILEGED + bpf_get_prandom_u32() %
-							    (FIRST_UNPRIVILEGED - FIRST_PRIVILEGED));
+	const struct address *address = &client->address;
+	__u32 of_client = bpf_ntohs(client->port), number = bpf_get_prandom_u32();
+
+	if (is_first)
+		number = of_client + (__u32)mixed((__u64)(address->word[0] ^ address->word[1]) << 32 |
+						  (address->word[2] ^ address->word[3])) % 65536;
+	if (of_client < FIRST_UNPRIVILEGED)
+		return bpf_htons(FIRST_PRIVILEGED + number % (FIRST_UNPRIVILEGED - FIRST_PRIVILEGED));
 	__u32 first = own->low_ports, all = first + own->high_ports;
 
 	if (!all)
-		return of_client;
-	__u32 number = bpf_get_prandom_u32() % all;
-
+		return client->port;
+	number %= all;
 	return bpf_htons(number < first ? own->low_port + number : own->high_port + number - first);
 }
 
@@ -110,7 +120,7 @@ SEPARATE bool masquerade(const struct tuple *request, const struct device *devic
 		answer.destination.address = device->v6;
 	}
 	for (int i = 0; i < TRIES; i++) {
-		answer.destination.port = some_port(own, request->source.port);
+		answer.destination.port = some_port(own, &request->source, !i);
 		if (bpf_map_update_elem(&translations, &answer, &back, BPF_NOEXIST)) {
 			struct translation *other = bpf_map_lookup_elem(&translations, &answer);
 
@@ -139,6 +149,7 @@ SEPARATE bool keep_source(const struct tuple *request, struct translation *new)
 				   .port = new->port,
 				   .seen = now()};
 
+	mark(&request->source.address);
 	new->source = request->source;
 	return !bpf_map_update_elem(&translations, &answer, &back, BPF_ANY);
 }

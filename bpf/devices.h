@@ -11,6 +11,7 @@
 #include "connections.h"
 #include "errors.h"
 #include "forward.h"
+#include "marks.h"
 #include "refusal.h"
 #include "tables.h"
 
@@ -182,18 +183,6 @@ SEPARATE int show_error(struct __sk_buff *skb, const struct packet *packet)
 		       : LOST;
 }
 
-#define LOOPBACK_V4 bpf_htonl(0x7f000000)
-#define LOOPBACK_MASK bpf_htonl(0xff000000)
-
-/* What no link brings from anybody else (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3). */
-static __always_inline bool is_loopback(const struct address *address)
-{
-	if (is_v4(address))
-		return (address->word[3] & LOOPBACK_MASK) == LOOPBACK_V4;
-	return !address->word[0] && !address->word[1] && !address->word[2] &&
-	       address->word[3] == bpf_htonl(1);
-}
-
 /* The frontend that a packet meets, if any; else whether its destination is a virtual address. */
 static __always_inline struct frontend *meet(const struct tuple *tuple, bool has_ports,
 					     bool is_of_node, bool *is_virtual)
@@ -249,17 +238,23 @@ SEPARATE int start(struct __sk_buff *skb, const struct packet *packet, struct tr
 /* A packet comes in by a link, with its IP header at `l3`. */
 static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 {
-	struct packet packet = {};
-
 	/* Another node may be at the other end of a veth pair. */
 	if (skb->tc_index)
 		skb->tc_index = 0;
+	/* Most packets are of nobody here. */
+	if (is_foreign(skb, l3))
+		return NEXT;
+	struct packet packet = {};
+
 	if (!read_packet(skb, l3, &packet))
 		return NEXT;
 	if (is_loopback(&packet.tuple.destination.address))
 		return LOST;
 	if (packet.is_error)
 		return lead_error(skb, &packet);
+	if (!is_marked(&packet.tuple.destination.address))
+		return begins(&packet) && is_in(&virtual_ranges, &packet.tuple.destination.address) ? LOST
+												    : NEXT;
 	struct translation *known = NULL;
 
 	if (has_ports(&packet)) {
@@ -267,7 +262,6 @@ static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 			return NEXT;
 		known = find_translation(&packet.tuple, AT_INGRESS);
 	}
-	/* Most packets are of nobody here. */
 	if (!known && !begins(&packet))
 		return NEXT;
 	struct translation to = {};

@@ -231,6 +231,9 @@ struct range {
 	struct address address;
 };
 
+/* Words of 64 bits of `marked` and `met`. */
+#define MARKS 16384
+
 /* Key of `sources`: who may connect to a frontend. */
 struct source_range {
 	__u32 length;   /* of both that follow, in bits */

@@ -7,6 +7,7 @@
  * tables.h    what is done with connections, and how an endpoint is found
  * sockets.h   programs at sockets
  * packet.h    where headers of a packet are, and how addresses in them are changed
+ * marks.h     which packets may be about a Service at all
  * connections.h how connections at links begin, go on and end
  * refusal.h   telling a sender that nobody is there
  * errors.h    ICMP errors about packets that were changed

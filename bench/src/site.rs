@@ -105,9 +105,6 @@ impl Site {
         route(&node, ENDPOINT_RANGE, PODS)?;
         route(&node, FAR_RANGE, OTHER)?;
         route(&other, FAR_RANGE, FAR)?;
-        for netns in [&client, &pods, &outside] {
-            netns.run(|| sysctl::write("net/ipv4/ip_local_port_range", "1024 65535"))??;
-        }
         let cgroup = new_cgroup()?;
         let client = Client { netns: client, cgroup: Some(cgroup.clone()) };
         let outside = Client { netns: outside, cgroup: None };

@@ -24,6 +24,7 @@ use super::layout::{
     Block, Deed, Endpoint, Frontend, FrontendKey, Hook, List, Member, Node, Set, Slot, SourceRange,
     Translation, Tuple,
 };
+use super::marks;
 use super::programs::{Generation, PRESENT, Programs, Tables};
 use super::told;
 use super::watch::{Expected, ProgramWatcher};
@@ -201,6 +202,7 @@ impl Ebpf {
         // A list may have been left a moment ago, by whom is not known.
         self.left.clear();
         self.left_tables.clear();
+        marks::add_frontends(&generation.tables.marked, held.frontends.keys())?;
         let of_host = self.tell(&generation)?;
         let written = self.apply(&generation.tables, &changes);
         self.expected.set(Some(&generation.name));
@@ -289,7 +291,10 @@ impl Ebpf {
 
     fn put_to_work(&mut self, generation: &mut Generation) -> Result<()> {
         let (programs, places) = (&self.programs, &self.host.places);
+        // What others have begun, also until the moment when they are detached.
+        marks::add_connections(&generation.tables)?;
         self.netns.within(|| programs.put_to_work(generation, places))??;
+        marks::add_connections(&generation.tables)?;
         self.expected.set_may_redirect(self.host.may_redirect());
         self.expected.set(Some(&generation.name));
         Ok(())
@@ -318,7 +323,7 @@ impl Ebpf {
         if !PacketProgram::is_possible() {
             return Ok(0);
         }
-        flows::take_over(&self.netns, &tables.translations, is_final, |protocol, asked| {
+        flows::take_over(&self.netns, tables, is_final, |protocol, asked| {
             let exact = FrontendKey::at(asked, protocol);
             let any = FrontendKey::at_any(asked, protocol);
             for key in [exact, any] {
@@ -342,6 +347,7 @@ impl Ebpf {
         tables.sources.put_all(&sources, &vec![PRESENT; sources.len()])?;
         let (numbers, sets) = elements(changes.sets.iter().map(|set| (set.number, *set)));
         tables.sets.put_all(&numbers, &sets)?;
+        marks::add_frontends(&tables.marked, changes.frontends.iter().map(|(key, _)| key))?;
         let (of_frontends, frontends) = elements(changes.frontends.iter().copied());
         tables.frontends.put_all(&of_frontends, &frontends)?;
         tables.frontends.delete_all(&keys(&changes.gone_frontends))?;

@@ -11,7 +11,8 @@ use kernel::netns::Netns;
 use kernel::nftables::Family;
 
 use super::layout::{Hook, Translation, Tuple};
-use super::programs::Translations;
+use super::marks;
+use super::programs::{Tables, Translations};
 use super::wire::Wire;
 use crate::Result;
 
@@ -44,7 +45,7 @@ struct Flow {
 /// from now on, from the client to the endpoint, has the same answers, so it would give the client another port.
 pub(super) fn take_over(
     netns: &Netns,
-    translations: &Translations,
+    tables: &Tables,
     is_final: bool,
     port_of: impl Fn(u8, SocketAddr) -> Result<Option<u64>>,
 ) -> Result<usize> {
@@ -79,7 +80,10 @@ pub(super) fn take_over(
             }
         }
     }
-    translations.put_all(&keys, &values)?;
+    // Where answers go first.
+    let goes_to = keys.iter().map(|key| Tuple::get(key).destination.address);
+    marks::add(&tables.marked, goes_to)?;
+    tables.translations.put_all(&keys, &values)?;
     if is_final {
         for entry in &taken {
             conntrack::delete(&mut socket, entry)?;

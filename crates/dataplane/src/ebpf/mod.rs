@@ -12,6 +12,7 @@
 //! | `host` | what programs are told of the node |
 //! | `told` | what they have been told, and telling them what differs |
 //! | `companion` | the table of nftables for what programs leave |
+//! | `marks` | which packets at links may be about a Service at all |
 //! | `connected` | sockets whose endpoint has gone |
 //! | `flows` | connections that were translated before |
 //! | `watch` | who notices that programs were detached |
@@ -30,6 +31,7 @@ mod flows;
 mod host;
 pub mod layout;
 pub mod maglev;
+mod marks;
 mod programs;
 pub mod render;
 mod told;

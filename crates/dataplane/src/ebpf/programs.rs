@@ -28,6 +28,7 @@ use super::layout::{
     Accepts, Address, Block, Device, Endpoint, Frontend, FrontendKey, Member, Node, Peer, Range,
     Set, Slot, SourceRange, Translation, Tuple,
 };
+use super::marks::Marks;
 use super::wire::Wire;
 use crate::number::hash;
 use crate::{Error, Result};
@@ -53,8 +54,17 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Maps of what is remembered. A change of what they hold takes another number for `MEMORY`.
-const REMEMBERED: [&str; 7] =
-    ["affinities", "flows", "replies", "peers", "shown", "translations", "fragments"];
+const REMEMBERED: [&str; 9] = [
+    "affinities",
+    "flows",
+    "replies",
+    "peers",
+    "shown",
+    "translations",
+    "fragments",
+    "marked",
+    "met",
+];
 const MEMORY: &str = "memory-1";
 
 /// How many of the node's own addresses there may be.
@@ -104,6 +114,7 @@ pub(super) struct Tables {
     pub(super) virtual_ranges: Ranges,
     pub(super) devices: Table<{ u32::SIZE }, { Device::SIZE }>,
     pub(super) translations: Translations,
+    pub(super) marked: Marks,
     pub(super) node_addresses: Table<{ Address::SIZE }, { Accepts::SIZE }>,
     pub(super) node: Table<{ u32::SIZE }, { Node::SIZE }>,
     pub(super) peers: Peers,
@@ -203,6 +214,7 @@ impl Programs {
             virtual_ranges: pinned(&object, "virtual_ranges", &own)?,
             devices: pinned(&object, "devices", &own)?,
             translations: object.table("translations")?,
+            marked: object.table("marked")?,
             node_addresses: pinned(&object, "node_addresses", &own)?,
             node: pinned(&object, "node", &own)?,
             peers: object.table("peers")?,
@@ -369,8 +381,11 @@ impl Programs {
             Table::open(&own.join("node_addresses"))?,
             Table::open(&own.join("node"))?,
         );
-        let remembered =
-            (Table::open(&memory.join("translations"))?, Table::open(&memory.join("peers"))?);
+        let remembered = (
+            Table::open(&memory.join("translations"))?,
+            Table::open(&memory.join("marked"))?,
+            Table::open(&memory.join("peers"))?,
+        );
         let (
             Some(frontends),
             Some(sets),
@@ -387,7 +402,7 @@ impl Programs {
         else {
             return Ok(None);
         };
-        let (Some(translations), Some(peers)) = remembered else { return Ok(None) };
+        let (Some(translations), Some(marked), Some(peers)) = remembered else { return Ok(None) };
         let tables = Tables {
             frontends,
             sets,
@@ -399,6 +414,7 @@ impl Programs {
             virtual_ranges,
             devices,
             translations,
+            marked,
             node_addresses,
             node,
             peers,

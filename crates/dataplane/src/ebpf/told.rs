@@ -6,6 +6,7 @@ use kernel::bpf::Table;
 
 use super::host::Host;
 use super::layout::{Accepts, Address, Device, Node, Range};
+use super::marks;
 use super::programs::{Ranges, Tables};
 use super::wire::{Wire, elements, keys};
 use crate::Result;
@@ -58,6 +59,9 @@ pub(super) fn is(tables: &Tables, host: &Host) -> Result<bool> {
 /// Writes what is told of the node, as far as it is not there. Answers the number of operations.
 pub(super) fn write(tables: &Tables, host: &Host) -> Result<usize> {
     let (held, wanted) = (read(tables)?, wanted(host));
+    // Answers to masqueraded connections go there, from the first one on.
+    let of_links = host.devices.values().flat_map(|device| [device.v4, device.v6]);
+    marks::add(&tables.marked, host.addresses.keys().copied().chain(of_links))?;
     let mut operations = 0;
     operations += replace(&tables.node_addresses, &held.addresses, &wanted.addresses)?;
     operations += replace(&tables.devices, &held.devices, &wanted.devices)?;

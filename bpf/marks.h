@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Which packets at a link may be about a Service at all, by their destination: one bit for each address, of as many as
+ * fall to it. Most packets are about none, and asking here costs a tenth of looking for their connection.
+ *
+ * Bits are set before they are needed, and never cleared. What is marked by another one that falls to the same bit is looked
+ * for in vain, which does no harm.
+ */
+#ifndef PORTOLAN_MARKS_H
+#define PORTOLAN_MARKS_H
+
+#include "packet.h"
+#include "tables.h"
+
+#define BITMAP(name)                                                          \
+	struct {                                                              \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                             \
+		__uint(max_entries, MARKS);                                   \
+		__type(key, __u32);                                           \
+		__type(value, __u64);                                         \
+	} name SEC(".maps")
+
+/* By the proxy: addresses of frontends, and of the node, which answers to masqueraded connections go to. */
+BITMAP(marked);
+/* By programs: clients that keep their address, which answers go to. */
+BITMAP(met);
+
+/* The bit of an address, of all. */
+static __always_inline __u32 bit_of(const struct address *address)
+{
+	const __u32 *word = address->word;
+	__u64 hash = mixed(((__u64)word[0] << 32 | word[1]) ^ ((__u64)word[3] << 32 | word[2]));
+
+	return hash % (MARKS * 64);
+}
+
+static __always_inline bool is_marked(const struct address *address)
+{
+	__u32 bit = bit_of(address), place = bit / 64;
+	__u64 *by_proxy = bpf_map_lookup_elem(&marked, &place);
+	__u64 *by_us = bpf_map_lookup_elem(&met, &place);
+
+	return !by_proxy || !by_us || (*by_proxy | *by_us) >> bit % 64 & 1;
+}
+
+/* A client keeps its address. */
+static __always_inline void mark(const struct address *address)
+{
+	__u32 bit = bit_of(address), place = bit / 64;
+	__u64 *word = bpf_map_lookup_elem(&met, &place);
+
+	/* Where nothing changes nothing is written. */
+	if (word && !(*word >> bit % 64 & 1))
+		__sync_fetch_and_or(word, 1ULL << bit % 64);
+}
+
+/*
+ * Whether a packet is plainly about no Service: of TCP, not the first one of a connection, and not marked. All others are
+ * looked at thoroughly.
+ */
+static __always_inline bool is_foreign(struct __sk_buff *skb, __u32 l3)
+{
+	void *start = (void *)(long)skb->data + l3, *end = (void *)(long)skb->data_end;
+	struct iphdr *v4 = start;
+	struct ipv6hdr *v6 = start;
+	struct address to;
+	struct tcphdr *tcp;
+
+	if (start + sizeof(*v6) + sizeof(*tcp) <= end && v4->version == 6) {
+		if (v6->nexthdr != IPPROTO_TCP)
+			return false;
+		__builtin_memcpy(&to, &v6->daddr, sizeof(to));
+		tcp = (void *)(v6 + 1);
+	} else if (start + sizeof(*v4) + sizeof(*tcp) <= end && v4->version == 4 && v4->ihl == 5) {
+		if (v4->protocol != IPPROTO_TCP)
+			return false;
+		to = mapped(v4->daddr);
+		tcp = (void *)(v4 + 1);
+	} else {
+		return false;
+	}
+	return (!tcp->syn || tcp->ack) && !is_loopback(&to) && !is_marked(&to);
+}
+
+#endif
