@@ -147,6 +147,14 @@ impl Problem {
     }
 }
 
+/// The entries of a list, by its path as in a JSON pointer (RFC 6901); none if it is not there. Asking leaves no trace.
+pub(crate) fn entries_mut<'v>(
+    object: &'v mut Value,
+    path: &str,
+) -> impl Iterator<Item = &'v mut Value> + use<'v> {
+    object.pointer_mut(path).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +179,14 @@ mod tests {
             FieldError::required("spec.ports", "").to_string(),
             "spec.ports: Required value"
         );
+    }
+
+    #[test]
+    fn asking_for_entries_leaves_no_trace() {
+        let mut object = json!({"spec": {"ports": [{"port": 1}]}});
+        let before = object.clone();
+        assert_eq!(entries_mut(&mut object, "/spec/ports").count(), 1);
+        assert_eq!(entries_mut(&mut object, "/spec/rules").count(), 0);
+        assert_eq!(object, before);
     }
 }

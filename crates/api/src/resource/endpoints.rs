@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::cells::{AGE, NAME, age, column, name};
 use super::{Column, Strategy, strict};
+use crate::field::entries_mut;
 
 /// The rules of Endpoints.
 pub(super) struct EndpointsRules;
@@ -17,8 +18,8 @@ impl Strategy for EndpointsRules {
     }
 
     fn default(&self, object: &mut Value) {
-        for subset in object["subsets"].as_array_mut().into_iter().flatten() {
-            for port in subset["ports"].as_array_mut().into_iter().flatten() {
+        for subset in entries_mut(object, "/subsets") {
+            for port in entries_mut(subset, "/ports") {
                 if port["protocol"].is_null() {
                     port["protocol"] = "TCP".into();
                 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cells::{AGE, NAME, age, column, name};
 use super::{Column, Strategy, strict};
-use crate::field::FieldError;
+use crate::field::{FieldError, entries_mut};
 use crate::names;
 
 /// The rules of EndpointSlices.
@@ -27,7 +27,7 @@ impl Strategy for EndpointSlices {
     }
 
     fn default(&self, object: &mut Value) {
-        for port in object["ports"].as_array_mut().into_iter().flatten() {
+        for port in entries_mut(object, "/ports") {
             if port["name"].is_null() {
                 port["name"] = "".into();
             }

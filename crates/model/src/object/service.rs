@@ -195,16 +195,17 @@ mod on_wire {
         pub service_type: ServiceType,
         #[serde(borrow, rename = "clusterIP")]
         pub cluster_ip: Option<Text<'a>>,
-        #[serde(borrow, rename = "clusterIPs")]
+        #[serde(borrow, rename = "clusterIPs", deserialize_with = "wire::nullable")]
         pub cluster_ips: Vec<Text<'a>>,
+        #[serde(deserialize_with = "wire::nullable")]
         pub ip_families: Vec<Family>,
-        #[serde(borrow)]
+        #[serde(borrow, deserialize_with = "wire::nullable")]
         pub ports: Vec<Port<'a>>,
         #[serde(borrow)]
         pub selector: Pairs<'a>,
-        #[serde(borrow, rename = "externalIPs")]
+        #[serde(borrow, rename = "externalIPs", deserialize_with = "wire::nullable")]
         pub external_ips: Vec<Text<'a>>,
-        #[serde(borrow)]
+        #[serde(borrow, deserialize_with = "wire::nullable")]
         pub load_balancer_source_ranges: Vec<Text<'a>>,
         pub external_traffic_policy: Option<TrafficPolicy>,
         pub internal_traffic_policy: Option<TrafficPolicy>,
@@ -286,7 +287,7 @@ mod on_wire {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     pub(super) struct LoadBalancer<'a> {
-        #[serde(borrow)]
+        #[serde(borrow, deserialize_with = "wire::nullable")]
         pub ingress: Vec<Ingress<'a>>,
     }
 
@@ -372,4 +373,25 @@ fn port(wire: &on_wire::Port<'_>) -> Option<ServicePort> {
         target_port,
         node_port: NonZeroU16::new(wire.node_port),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn null_is_an_empty_list() {
+        let service = json!({
+            "metadata": {"name": "out", "namespace": "ns"},
+            "spec": {"type": "ExternalName", "externalName": "example.com", "ports": null,
+                     "clusterIPs": null, "ipFamilies": null, "externalIPs": null,
+                     "loadBalancerSourceRanges": null, "selector": null},
+            "status": {"loadBalancer": {"ingress": null}},
+        });
+        let service: Service = serde_json::from_value(service).unwrap();
+        assert!(service.ports.is_empty() && service.cluster_ips.is_empty());
+        assert_eq!(service.external_name.as_deref(), Some("example.com"));
+    }
 }

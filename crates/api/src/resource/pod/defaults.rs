@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::field::entries_mut;
+
 /// `terminationGracePeriodSeconds`.
 pub(super) const GRACE_SECONDS: i64 = 30;
 
@@ -21,12 +23,12 @@ pub(in crate::resource) fn set(spec: &mut Value) {
         or(spec, field, value);
     }
     let on_host = spec["hostNetwork"] == true;
-    for list in ["containers", "initContainers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+    for list in ["/containers", "/initContainers"] {
+        for container in entries_mut(spec, list) {
             set_container(container, on_host);
         }
     }
-    for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
+    for volume in entries_mut(spec, "/volumes") {
         // Without a source a volume is an empty directory.
         if volume.as_object().is_some_and(|fields| fields.len() == 1 && fields.contains_key("name"))
         {
@@ -51,7 +53,7 @@ fn set_container(container: &mut Value, on_host: bool) {
     ] {
         or(container, field, value);
     }
-    for port in container["ports"].as_array_mut().into_iter().flatten() {
+    for port in entries_mut(container, "/ports") {
         or(port, "protocol", "TCP".into());
         if on_host && port["hostPort"].is_null() {
             port["hostPort"] = port["containerPort"].clone();
@@ -62,7 +64,7 @@ fn set_container(container: &mut Value, on_host: bool) {
             set_probe(&mut container[probe]);
         }
     }
-    for variable in container["env"].as_array_mut().into_iter().flatten() {
+    for variable in entries_mut(container, "/env") {
         let reference = &mut variable["valueFrom"]["fieldRef"];
         if reference.is_object() {
             or(reference, "apiVersion", "v1".into());

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     clear, has_node_ports, is_external, is_headless, needs_health_check, ports, service_type,
 };
-use crate::field::FieldError;
+use crate::field::{FieldError, entries_mut};
 use crate::resource::{Write, find};
 use crate::status::{Result, Status};
 
@@ -93,7 +93,7 @@ fn keep_allocated(service: &mut Value, old: &Value) {
     }
     if has_node_ports(service) {
         let old_ports = ports(old).to_vec();
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in entries_mut(service, "/spec/ports") {
             let same = old_ports.iter().find(|held| held["name"] == port["name"]);
             let held = same.map(|held| held["nodePort"].clone()).unwrap_or_default();
             if is_unset(&port["nodePort"]) && !is_unset(&held) {
@@ -124,7 +124,7 @@ fn drop_what_the_type_lacks(service: &mut Value, old: &Value) {
     if !matches!(service_type(service), "NodePort" | "LoadBalancer") {
         let old_ports: Vec<Value> =
             ports(old).iter().map(|port| port["nodePort"].clone()).collect();
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in entries_mut(service, "/spec/ports") {
             if old_ports.contains(&port["nodePort"])
                 && let Some(fields) = port.as_object_mut()
             {

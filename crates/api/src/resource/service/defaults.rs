@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{clear, is_external, service_type};
+use crate::field::entries_mut;
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -28,7 +29,7 @@ pub(super) fn set(service: &mut Value) {
         }
         _ => clear(service, "sessionAffinityConfig"),
     }
-    for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in entries_mut(service, "/spec/ports") {
         if port["protocol"].is_null() || port["protocol"] == "" {
             port["protocol"] = "TCP".into();
         }
@@ -45,8 +46,7 @@ pub(super) fn set(service: &mut Value) {
     }
     if service_type(service) == "LoadBalancer" {
         default(service, "allocateLoadBalancerNodePorts", true.into());
-        let ingress = service["status"]["loadBalancer"]["ingress"].as_array_mut();
-        for entry in ingress.into_iter().flatten() {
+        for entry in entries_mut(service, "/status/loadBalancer/ingress") {
             if entry["ip"].is_string() && entry["ipMode"].is_null() {
                 entry["ipMode"] = "VIP".into();
             }
