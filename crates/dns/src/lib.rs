@@ -6,20 +6,27 @@
 //!                              │
 //!  datagram / stream ──> wire ──> answer ──> wire
 //!                              │
-//!                              └──> forward ──> upstream servers
+//!                              └──> cache, or forward ──> upstream servers
 //! ```
 //!
-//! What a name means is decided in [`answer`], from the [`Directory`] alone; [`server`] and `forward` are the only
-//! parts that do I/O. Start reading at [`answer()`].
+//! What a name means is decided in [`answer`], from the [`Directory`] alone; [`server`], [`forward`] and `resolver`,
+//! which asks others for what is not in the [`cache`], are the only parts that wait. Start reading at [`answer()`].
 
 pub mod answer;
+pub mod cache;
+pub mod corefile;
 mod directory;
-mod forward;
+pub mod forward;
+pub mod hosts;
 pub mod resolv_conf;
-pub mod server;
+mod resolver;
+mod server;
+mod table;
+pub mod tally;
 pub mod wire;
 
 pub use answer::{Zone, answer};
 pub use directory::Directory;
-pub use forward::Upstreams;
-pub use server::Server;
+pub use forward::{Forward, Upstreams};
+pub use resolver::Resolver;
+pub use server::{QueryLog, Responder, Server};

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dns::server::Responder;
-use dns::{Directory, Server, Upstreams, Zone};
+use dns::tally::Tallies;
+use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -49,10 +49,14 @@ async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
     let zone = Zone::new("cluster.local").unwrap();
     let directory = Directory::new();
     directory.update(&world, &touched);
-    let server = Server::bind(any_port(), 2).await.unwrap();
+    let server = Server::bind(any_port(), 2).unwrap();
     let address = server.local_addr().unwrap();
-    let responder = Responder::new(Arc::new(directory), zone, Upstreams::new(upstreams));
-    tokio::spawn(server.run(Arc::new(responder)));
+    let upstreams = Upstreams::new(vec![Forward::everything(upstreams)]);
+    let resolver = Arc::new(Resolver::new(upstreams, Some(dns::cache::Limits::default())));
+    let responder = Responder::new(Arc::new(directory), zone, resolver);
+    let ending = tokio::sync::watch::Sender::new(false);
+    let running = server.run(Arc::new(responder), Tallies::default(), ending.subscribe());
+    tokio::spawn(running);
     address
 }
 

@@ -6,20 +6,21 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::directory::{Directory, ServiceNames, labels_of};
 use crate::wire::{BadName, Code, Data, HEADER, Kind, Name, Owner, Query, Response, Section};
 use place::Place;
 
-pub(crate) use reverse::is_reverse;
+pub(crate) use reverse::{is_reverse, reverse_address};
 
 /// Version of the schema, told under `dns-version`.
 const SCHEMA: &[u8] = b"1.1.0";
 const SCHEMA_TTL: u32 = 28_800;
-/// How long clients may keep an answer, also one that there is nothing, in seconds: what CoreDNS
-/// takes by default.
+/// How long clients may keep an answer if nothing is said: what CoreDNS takes.
 const TTL: u32 = 5;
 const REFRESH: u32 = 7200;
 const RETRY: u32 = 1800;
@@ -38,6 +39,39 @@ pub struct Zone {
     pub addresses: Vec<IpAddr>,
     /// Where serial numbers start, in seconds since 1970; each change of names adds one.
     pub epoch: u32,
+    /// How long clients may keep an answer, also one that there is nothing, in seconds.
+    pub ttl: u32,
+    /// Whether pods have names.
+    pub pods: Pods,
+    /// Whether others may know addresses that the cluster does not know.
+    pub reverse_falls_through: bool,
+}
+
+/// Whether pods have names by their addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pods {
+    /// They have none.
+    Disabled,
+    /// Each address has one, whether or not a pod has it.
+    #[default]
+    Insecure,
+}
+
+/// A word that is none of a mode's.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no mode {0:?} for names of pods: accepted are disabled, insecure")]
+pub struct UnknownPods(String);
+
+impl FromStr for Pods {
+    type Err = UnknownPods;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPods> {
+        match text {
+            "disabled" => Ok(Pods::Disabled),
+            "insecure" => Ok(Pods::Insecure),
+            _ => Err(UnknownPods(text.to_owned())),
+        }
+    }
 }
 
 /// A domain that is not one.
@@ -63,12 +97,26 @@ impl Zone {
             return Err(BadDomain::Root(domain.to_owned()));
         }
         let service = labels_of("kube-dns", "kube-system").expect("these are labels");
-        Ok(Self { domain: name, service, addresses: Vec::new(), epoch: 0 })
+        Ok(Self {
+            domain: name,
+            service,
+            addresses: Vec::new(),
+            epoch: 0,
+            ttl: TTL,
+            pods: Pods::default(),
+            reverse_falls_through: true,
+        })
     }
 
     /// Whether a name is in the zone.
     pub fn holds(&self, name: &Name) -> bool {
         name.below(&self.domain).is_some()
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.domain.fmt(f)
     }
 }
 
@@ -153,20 +201,28 @@ impl Asked<'_, '_, '_, '_> {
                 Found::Records
             }
             Place::Branch => Found::Records,
-            Place::Namespace(label) => match self.directory.has_namespace(label) {
-                true => Found::Records,
-                false => Found::Nothing,
-            },
-            Place::PodAddress { namespace, address } => {
-                if !self.directory.has_namespace(namespace) {
-                    return Found::Nothing;
-                }
-                self.addresses(owner, std::iter::once(address));
-                Found::Records
+            Place::PodsOf(_) | Place::PodAddress { .. } if self.zone.pods == Pods::Disabled => {
+                Found::Nothing
             }
+            Place::Namespace(label) | Place::PodsOf(label) => self.in_namespace(label),
+            Place::PodAddress { namespace, address } => match self.in_namespace(namespace) {
+                Found::Records => {
+                    self.addresses(owner, std::iter::once(address));
+                    Found::Records
+                }
+                nothing => nothing,
+            },
             Place::Service(service) => self.service(service, owner),
             Place::Endpoint { service, host } => self.endpoint(service, host, owner),
             Place::Port { service, port, protocol } => self.port(service, port, protocol, owner),
+        }
+    }
+
+    /// Nothing where there is no such namespace, and what is below it where there is.
+    fn in_namespace(&self, label: &[u8]) -> Found {
+        match self.directory.has_namespace(label) {
+            true => Found::Records,
+            false => Found::Nothing,
         }
     }
 
@@ -177,24 +233,25 @@ impl Asked<'_, '_, '_, '_> {
         if self.wants(Kind::NS) {
             let (zone_at, service) = (self.zone_at, &self.zone.service);
             let is_served = self.directory.service(service, |_| ()).is_some();
-            let data = self.response.record(Section::Answer, owner, Kind::NS, TTL, |data| {
-                match is_served {
-                    true => {
-                        data.bytes(service);
-                        data.label(b"svc");
+            let data =
+                self.response.record(Section::Answer, owner, Kind::NS, self.zone.ttl, |data| {
+                    match is_served {
+                        true => {
+                            data.bytes(service);
+                            data.label(b"svc");
+                        }
+                        false => {
+                            data.label(b"ns");
+                            data.label(b"dns");
+                        }
                     }
-                    false => {
-                        data.label(b"ns");
-                        data.label(b"dns");
-                    }
-                }
-                data.pointer(zone_at);
-            });
+                    data.pointer(zone_at);
+                });
             if let Some(server) = data.and_then(Response::owner_at) {
                 let addresses = self.server_addresses();
                 self.response.additional(|response| {
                     for address in addresses {
-                        response.address(Section::Additional, server, TTL, address);
+                        response.address(Section::Additional, server, self.zone.ttl, address);
                     }
                 });
             }
@@ -217,16 +274,16 @@ impl Asked<'_, '_, '_, '_> {
     }
 
     fn soa(&mut self, section: Section) {
-        let (zone_at, serial) =
-            (self.zone_at, self.zone.epoch.wrapping_add(self.directory.changes()));
+        let (zone_at, ttl) = (self.zone_at, self.zone.ttl);
+        let serial = self.zone.epoch.wrapping_add(self.directory.changes());
         let Some(owner) = Response::owner_at(zone_at) else { return };
-        self.response.record(section, owner, Kind::SOA, TTL, |data| {
+        self.response.record(section, owner, Kind::SOA, ttl, |data| {
             data.label(b"ns");
             data.label(b"dns");
             data.pointer(zone_at);
             data.label(b"hostmaster");
             data.pointer(zone_at);
-            for number in [serial, REFRESH, RETRY, EXPIRE, TTL] {
+            for number in [serial, REFRESH, RETRY, EXPIRE, ttl] {
                 data.long(number);
             }
         });
@@ -237,7 +294,8 @@ impl Asked<'_, '_, '_, '_> {
         let mut owner = Owner::QUESTION;
         for _ in 0..CHAIN {
             let add = |data: &mut Data<'_>| data.bytes(&target);
-            let written = self.response.record(Section::Answer, owner, Kind::CNAME, TTL, add);
+            let written =
+                self.response.record(Section::Answer, owner, Kind::CNAME, self.zone.ttl, add);
             if !matches!(self.query.kind, Kind::A | Kind::AAAA) {
                 break;
             }
@@ -270,7 +328,7 @@ impl Asked<'_, '_, '_, '_> {
                 IpAddr::V6(_) => Kind::AAAA,
             };
             if self.wants(kind) {
-                self.response.address(Section::Answer, owner, TTL, address);
+                self.response.address(Section::Answer, owner, self.zone.ttl, address);
             }
         }
     }

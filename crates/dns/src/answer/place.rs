@@ -18,8 +18,10 @@ pub(super) enum Place<'n> {
     NameServer,
     /// `svc`, `pod` or `dns`: names are below it.
     Branch,
-    /// `<namespace>.svc` or `<namespace>.pod`: the label of the namespace, with its length.
+    /// `<namespace>.svc`: the label of the namespace, with its length.
     Namespace(&'n [u8]),
+    /// `<namespace>.pod`: the same.
+    PodsOf(&'n [u8]),
     /// `<service>.<namespace>.svc`: both labels, with their lengths.
     Service(&'n [u8]),
     /// `<host>.<service>.<namespace>.svc`.
@@ -62,7 +64,8 @@ impl<'n> Place<'n> {
             },
             2 => match (label(0), label(1)) {
                 (b"ns", b"dns") => Place::NameServer,
-                (_, b"svc" | b"pod") => Place::Namespace(name.part(0, 1)),
+                (_, b"svc") => Place::Namespace(name.part(0, 1)),
+                (_, b"pod") => Place::PodsOf(name.part(0, 1)),
                 _ => Place::Nowhere,
             },
             3 => match label(2) {
@@ -109,6 +112,7 @@ mod tests {
         of("", Place::Apex);
         of("svc.", Place::Branch);
         of("team.svc.", Place::Namespace(b"\x04team"));
+        of("team.pod.", Place::PodsOf(b"\x04team"));
         of("WEB.Team.SVC.", Place::Service(web));
         of("db-0.web.team.svc.", Place::Endpoint { service: web, host: b"db-0" });
         let port = Place::Port { service: web, port: b"http", protocol: Protocol::Tcp };

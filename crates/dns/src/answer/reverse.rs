@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Outcome, TTL, Zone};
+use super::{Outcome, Zone};
 use crate::directory::{Directory, Group, Holders, dashed};
 use crate::wire::{Code, Data, Kind, Name, Owner, Query, Response, Section};
 
@@ -13,7 +13,7 @@ pub(super) fn answer(
     query: &Query<'_>,
     response: &mut Response<'_>,
 ) -> Outcome {
-    let Some(address) = address(&query.name) else { return Outcome::Foreign };
+    let Some(address) = reverse_address(&query.name) else { return Outcome::Foreign };
     let is_wanted = matches!(query.kind, Kind::PTR | Kind::ANY);
     let mut is_known = false;
     let mut name = |key: &[u8], host: Option<&[u8]>| {
@@ -27,7 +27,7 @@ pub(super) fn answer(
                 data.label(b"svc");
                 data.bytes(zone.domain.bytes());
             };
-            response.record(Section::Answer, Owner::QUESTION, Kind::PTR, TTL, write);
+            response.record(Section::Answer, Owner::QUESTION, Kind::PTR, zone.ttl, write);
         }
     };
     match directory.holders(address) {
@@ -70,7 +70,7 @@ pub(crate) fn is_reverse(name: &Name) -> bool {
 }
 
 /// The address that a name spells completely (RFC 1035, 3.5; RFC 3596, 2.5).
-fn address(name: &Name) -> Option<IpAddr> {
+pub(crate) fn reverse_address(name: &Name) -> Option<IpAddr> {
     if !is_reverse(name) {
         return None;
     }

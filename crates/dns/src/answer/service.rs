@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::Protocol;
 
-use super::{Asked, Found, TTL};
+use super::{Asked, Found};
 use crate::directory::{Face, Port, ServiceNames, dashed};
 use crate::wire::{Kind, Owner, Response, Section};
 
@@ -75,7 +75,7 @@ impl Asked<'_, '_, '_, '_> {
     fn in_turn<A: Copy + Into<IpAddr>>(&mut self, owner: Owner, addresses: &[A]) {
         let start = self.turn % addresses.len().max(1);
         for address in addresses[start..].iter().chain(&addresses[..start]) {
-            self.response.address(Section::Answer, owner, TTL, (*address).into());
+            self.response.address(Section::Answer, owner, self.zone.ttl, (*address).into());
         }
     }
 
@@ -125,10 +125,10 @@ impl Asked<'_, '_, '_, '_> {
         }
         let entries: usize = targets.values().map(BTreeSet::len).sum();
         let weight = u16::try_from(100 / entries.max(1)).unwrap_or(0).max(1);
-        let zone_at = self.zone_at;
+        let (zone_at, ttl) = (self.zone_at, self.zone.ttl);
         let mut described: BTreeMap<Option<Host<'_>>, (Owner, &BTreeSet<IpAddr>)> = BTreeMap::new();
         for ((port, host), addresses) in &targets {
-            let written = self.response.record(Section::Answer, owner, Kind::SRV, TTL, |data| {
+            let written = self.response.record(Section::Answer, owner, Kind::SRV, ttl, |data| {
                 for number in [0, weight, *port] {
                     data.number(number);
                 }
@@ -149,7 +149,7 @@ impl Asked<'_, '_, '_, '_> {
         self.response.additional(|response| {
             for (target, addresses) in described.into_values() {
                 for address in addresses {
-                    response.address(Section::Additional, target, TTL, *address);
+                    response.address(Section::Additional, target, ttl, *address);
                 }
             }
         });

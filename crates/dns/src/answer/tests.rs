@@ -5,7 +5,7 @@ use hickory_proto::rr::{Name, RecordType};
 use model::{Event, Kind, Object, ObjectName, World};
 use serde_json::{Value, json};
 
-use super::{Outcome, Zone, answer};
+use super::{Outcome, Pods, Zone, answer};
 use crate::directory::Directory;
 use crate::wire::{self, LARGEST, Response, Transport};
 
@@ -104,14 +104,17 @@ fn put_slice(world: &mut Known, service: &str, family: &str, endpoints: Value) {
 
 /// What is answered, and what was made of the question.
 fn outcome(known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
-    let zone = Zone::new("cluster.local").unwrap();
+    outcome_in(&Zone::new("cluster.local").unwrap(), known, name, kind)
+}
+
+fn outcome_in(zone: &Zone, known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     let bytes = message.to_vec().unwrap();
     let query = wire::Query::read(&bytes, Transport::Tcp).unwrap();
     let mut buffer = [0; LARGEST];
     let mut response = Response::to(&query, &mut buffer);
-    let outcome = answer(&known.directory, &zone, &query, &mut response, 0);
+    let outcome = answer(&known.directory, zone, &query, &mut response, 0);
     let code = match &outcome {
         Outcome::Known(code) => *code,
         Outcome::LeadsTo(_) | Outcome::Foreign => wire::Code::NO_ERROR,
@@ -219,6 +222,16 @@ fn names_of_others_are_left_to_them() {
     let (_, out) = outcome(&world(), "out.default.svc.cluster.local.", RecordType::AAAA);
     let Outcome::LeadsTo(target) = out else { panic!("{out:?}") };
     assert_eq!(target[..], *b"\x07Example\x03com\0");
+}
+
+#[test]
+fn pods_have_no_names_where_that_is_said() {
+    let mut zone = Zone::new("cluster.local").unwrap();
+    zone.pods = Pods::Disabled;
+    for name in ["default.pod.cluster.local.", "10-244-0-77.default.pod.cluster.local."] {
+        let (message, _) = outcome_in(&zone, &world(), name, RecordType::A);
+        assert_eq!(text(&message), "NXDOMAIN", "{name}");
+    }
 }
 
 #[test]

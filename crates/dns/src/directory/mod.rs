@@ -5,7 +5,6 @@
 
 mod dashed;
 mod service;
-mod table;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,10 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use arrayvec::ArrayVec;
 use model::{Kind, ObjectName, Touched, World};
 
+use crate::table::Table;
 pub(crate) use dashed::{dashed, undashed};
 pub(crate) use service::{Face, Group, Port, ServiceNames};
-use table::Table;
 
+/// How many lists names are in: some ten in each in a large cluster.
+const LISTS: usize = 4096;
 /// A label with its length, and that of a namespace behind it.
 const LONGEST_KEY: usize = 128;
 
@@ -67,9 +68,9 @@ enum Holder {
 impl Default for Directory {
     fn default() -> Self {
         Self {
-            services: Table::new(),
-            namespaces: Table::new(),
-            addresses: Table::new(),
+            services: Table::with_lists(LISTS),
+            namespaces: Table::with_lists(LISTS),
+            addresses: Table::with_lists(LISTS),
             is_synced: AtomicBool::new(false),
             changes: AtomicU32::new(0),
         }

@@ -1,5 +1,6 @@
 //! Answering over UDP and TCP.
 
+mod log;
 mod responder;
 mod tcp;
 mod udp;
@@ -9,16 +10,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kernel::sockets::datagrams::DatagramSocket;
+use kernel::sockets::datagrams::{self, DatagramSocket};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
+use crate::tally::Tallies;
+use crate::wire::Transport;
+pub use log::QueryLog;
 pub use responder::Responder;
+use udp::Reader;
 
 /// How long a reader of datagrams takes at most to notice that it is to end.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait at the end for answers of others.
+const REST: Duration = Duration::from_secs(6);
 
 /// Sockets that wait for questions.
 #[derive(Debug)]
@@ -29,13 +38,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds both transports to one address, for `readers` threads that read datagrams, at least one.
+    /// Binds both transports to one address, for `readers` threads that read datagrams, at least one. Other servers may
+    /// have the same address: questions are spread over them. To be called within the runtime.
     ///
     /// # Errors
     ///
     /// One of them can't be bound.
-    pub async fn bind(address: SocketAddr, readers: usize) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address).await?;
+    pub fn bind(address: SocketAddr, readers: usize) -> io::Result<Self> {
+        let tcp = TcpListener::from_std(datagrams::listen(address)?)?;
         // With port 0, all get the same.
         let address = tcp.local_addr()?;
         let udp = (0..readers.max(1)).map(|_| DatagramSocket::bind(address, PATIENCE));
@@ -51,27 +61,64 @@ impl Server {
         self.tcp.local_addr()
     }
 
-    /// Answers until it is dropped.
-    pub async fn run(self, responder: Arc<Responder>) {
+    /// Answers until `ending` says that it is to end, and then what has come by then; counts in `tallies`. Other
+    /// servers of the same address take what comes after that.
+    pub async fn run(
+        self,
+        responder: Arc<Responder>,
+        tallies: Tallies,
+        mut ending: watch::Receiver<bool>,
+    ) {
+        let Ok(at) = self.local_addr().map(|address| address.ip()) else { return };
         let readers = Readers(Arc::new(AtomicBool::new(false)));
+        let open = Arc::new(());
+        let mut threads = Vec::new();
         for (number, socket) in self.udp.into_iter().enumerate() {
-            let (responder, is_over) = (responder.clone(), readers.0.clone());
-            let runtime = Handle::current();
-            let read = move || udp::serve(&Arc::new(socket), &responder, &is_over, &runtime);
-            let started = thread::Builder::new().name(format!("dns-{number}")).spawn(read);
-            if let Err(error) = started {
-                tracing::error!(%error, "no thread to answer DNS with");
+            let reader = Reader {
+                socket: Arc::new(socket),
+                responder: responder.clone(),
+                tally: tallies.add(Transport::Udp, at),
+                runtime: Handle::current(),
+                open: open.clone(),
+            };
+            let is_over = readers.0.clone();
+            let read = move || reader.serve(&is_over);
+            match thread::Builder::new().name(format!("dns-{number}")).spawn(read) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => tracing::error!(%error, "no thread to answer DNS with"),
             }
         }
-        tcp::serve(self.tcp, responder).await;
+        let serving = tcp::serve(self.tcp, responder, tallies.add(Transport::Tcp, at));
+        let ended = async {
+            if ending.wait_for(|is_ending| *is_ending).await.is_err() {
+                // Nobody is left who could say it.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = ended => {}
+        }
+        readers.end();
+        let start = Instant::now();
+        let is_done = || threads.iter().all(|t| t.is_finished()) && Arc::strong_count(&open) == 1;
+        while !is_done() && start.elapsed() < REST {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
 /// Threads that end once this is dropped.
 struct Readers(Arc<AtomicBool>);
 
+impl Readers {
+    fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.end();
     }
 }

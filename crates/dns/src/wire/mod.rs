@@ -12,6 +12,7 @@ mod tests;
 
 pub(crate) use name::to_wire;
 pub use name::{BadName, Name, Wire};
+pub(crate) use query::question_end;
 pub use query::{Edns, NotAnswered, Query, Transport};
 pub use records::{Record, records};
 pub use response::{Data, Owner, Response, Section};

@@ -36,7 +36,12 @@ pub struct Edns {
     pub size: u16,
     /// It takes signatures (`DO`).
     pub is_dnssec_ok: bool,
+    /// Where options are in the message that say something to whoever answers in the end.
+    options: Option<(usize, usize)>,
 }
+
+/// Options for the next server alone: cookies (RFC 7873), keeping connections (RFC 7828), padding (RFC 7830).
+const FOR_NEIGHBOUR: [u16; 3] = [10, 11, 12];
 
 /// A message that is no question to look into.
 #[derive(Debug, Clone)]
@@ -54,6 +59,9 @@ const RESPONSE: u8 = 0x80;
 const OPERATION: u8 = 0x78;
 /// Where the header counts questions and records.
 const COUNTS: usize = 4;
+/// Bits of the fourth byte: signatures were checked, and that with the one that they are not to be.
+const AUTHENTIC: u8 = 0x20;
+const ASKED: u8 = 0x30;
 /// What follows the name of a record: type, class, time to live, length.
 const RECORD: usize = 10;
 /// `DO` in the place of an OPT record's time to live.
@@ -110,7 +118,13 @@ impl<'m> Query<'m> {
                 let flags = self.message.get(fixed + 4..fixed + 8)?;
                 version = flags[1];
                 let flags = u32::from_be_bytes(flags.try_into().ok()?);
-                self.edns = Some(Edns { size: class, is_dnssec_ok: flags & DNSSEC_OK != 0 });
+                let options = (fixed + RECORD, fixed + RECORD + length);
+                let is_for_all = has_option_for_all(self.message.get(options.0..options.1)?)?;
+                self.edns = Some(Edns {
+                    size: class,
+                    is_dnssec_ok: flags & DNSSEC_OK != 0,
+                    options: is_for_all.then_some(options),
+                });
             }
             at = fixed + RECORD + length;
             if at > self.message.len() {
@@ -118,6 +132,35 @@ impl<'m> Query<'m> {
             }
         }
         Some(version)
+    }
+
+    /// Whether it has options for whoever answers in the end: only that one knows what follows from them.
+    pub fn has_options(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.options.is_some())
+    }
+
+    /// Whether the client wants to know that signatures were checked (RFC 6840, 5.7).
+    pub fn takes_authentic(&self) -> bool {
+        self.message[3] & AUTHENTIC != 0 || self.edns.is_some_and(|edns| edns.is_dnssec_ok)
+    }
+
+    /// The same question, to be asked of another server.
+    pub fn onward(&self) -> Vec<u8> {
+        let edns = self.edns;
+        let is_dnssec_ok = edns.is_some_and(|edns| edns.is_dnssec_ok);
+        let options = edns.and_then(|edns| edns.options);
+        let options = options.map_or(&[][..], |(from, to)| &self.message[from..to]);
+        let mut message =
+            vec![0, 0, self.message[2], self.message[3] & ASKED, 0, 1, 0, 0, 0, 0, 0, 1];
+        message.extend(self.question());
+        // The root, and what this server takes.
+        message.push(0);
+        for number in [Kind::OPT.0, LARGEST as u16, 0, u16::from(is_dnssec_ok) << 15] {
+            message.extend(number.to_be_bytes());
+        }
+        message.extend((options.len() as u16).to_be_bytes());
+        message.extend(options);
+        message
     }
 
     /// The question, as it was asked: name, type and class.
@@ -133,6 +176,22 @@ impl<'m> Query<'m> {
             (Transport::Udp, Some(edns)) => usize::from(edns.size).clamp(SMALLEST, LARGEST),
         }
     }
+}
+
+/// Whether one of the options is for more than the next server; `None` if they can't be read.
+fn has_option_for_all(mut options: &[u8]) -> Option<bool> {
+    let mut is_for_all = false;
+    while !options.is_empty() {
+        let (option, length) = (number(options, 0)?, usize::from(number(options, 2)?));
+        is_for_all |= !FOR_NEIGHBOUR.contains(&option);
+        options = options.get(4 + length..)?;
+    }
+    Some(is_for_all)
+}
+
+/// Where the only question of a query ends, if it has one.
+pub(crate) fn question_end(query: &[u8]) -> Option<usize> {
+    skip(query, HEADER).map(|end| end + 4).filter(|end| *end <= query.len())
 }
 
 /// The number of two bytes at a place.

@@ -93,6 +93,27 @@ impl<'b> Response<'b> {
         self.buffer[3] |= AVAILABLE;
     }
 
+    /// Says that there is more than this.
+    pub fn set_truncated(&mut self) {
+        self.buffer[2] |= TRUNCATED;
+    }
+
+    /// Adds what another answer to the same question has behind that. Answers whether it fits.
+    pub(crate) fn append(&mut self, records: &[u8]) -> bool {
+        let end = self.length + records.len();
+        let fits = end <= self.limit;
+        if fits {
+            self.buffer[self.length..end].copy_from_slice(records);
+            self.length = end;
+        }
+        fits
+    }
+
+    /// Says how many records there are, where these were added all at once.
+    pub(crate) fn set_counts(&mut self, counts: [u16; 3]) {
+        self.counts = counts;
+    }
+
     /// How many records there are in a section.
     pub fn count(&self, section: Section) -> usize {
         self.counts[section as usize].into()

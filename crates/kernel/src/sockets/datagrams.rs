@@ -5,13 +5,19 @@
 
 use std::io;
 use std::mem;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{
+    Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket,
+};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
 use nix::libc;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// The port of a service that says nothing (RFC 863).
+const DISCARD: u16 = 9;
 /// Room for a control message that tells an address: `struct in6_pktinfo` is the larger one.
 const CONTROL: usize = 64;
 
@@ -25,33 +31,14 @@ impl DatagramSocket {
     /// # Errors
     /// Those of socket(2), setsockopt(2) and bind(2).
     pub fn bind(address: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let family = match address {
-            SocketAddr::V4(_) => libc::AF_INET,
-            SocketAddr::V6(_) => libc::AF_INET6,
-        };
-        // SAFETY: No memory is shared with the kernel.
-        let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: It is a new descriptor that nobody else owns.
-        let socket = UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+        let socket = UdpSocket::from(open(address, libc::SOCK_DGRAM)?);
         match address {
             SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
-            SocketAddr::V6(_) => {
-                set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
-                set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?;
-            }
+            SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?,
         }
         socket.set_read_timeout(Some(patience))?;
-        let name = Name::of(address);
-        // SAFETY: The name is as long as is said.
-        let bound = unsafe { libc::bind(fd, name.pointer(), name.length) };
-        match bound {
-            0 => Ok(Self(socket)),
-            _ => Err(io::Error::last_os_error()),
-        }
+        bind(&socket, address)?;
+        Ok(Self(socket))
     }
 
     /// What it is bound to.
@@ -60,6 +47,23 @@ impl DatagramSocket {
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+
+    /// Takes no more datagrams: they go to the other sockets of its address. Those that it has can still be received
+    /// and answered.
+    ///
+    /// # Errors
+    /// Those of connect(2).
+    pub fn leave(&self) -> io::Result<()> {
+        let own = self.local_addr()?;
+        let ip = match (own.ip(), own.is_ipv4()) {
+            (ip, _) if !ip.is_unspecified() => ip,
+            (_, true) => Ipv4Addr::LOCALHOST.into(),
+            (_, false) => Ipv6Addr::LOCALHOST.into(),
+        };
+        // A socket with a peer is left out where one of several is chosen (`reuseport_select_sock`); nobody sends from
+        // there.
+        self.0.connect(SocketAddr::new(ip, DISCARD))
     }
 
     /// Sends one datagram later, to where another one came from.
@@ -79,8 +83,55 @@ impl DatagramSocket {
     }
 }
 
+/// A listener for connections, of which several may be bound to one address as well. It does not block.
+///
+/// # Errors
+/// Those of socket(2), setsockopt(2), bind(2) and listen(2).
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address, libc::SOCK_STREAM)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)?;
+    bind(&socket, address)?;
+    // SAFETY: No memory is shared with the kernel.
+    match unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) } {
+        0 => {}
+        _ => return Err(io::Error::last_os_error()),
+    }
+    let listener = TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A socket that others may share the address of, of one family alone.
+fn open(address: SocketAddr, kind: i32) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    // SAFETY: No memory is shared with the kernel.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: It is a new descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)?;
+    if address.is_ipv6() {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
+    let name = Name::of(address);
+    // SAFETY: The name is as long as is said.
+    match unsafe { libc::bind(socket.as_raw_fd(), name.pointer(), name.length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sets an option to 1.
-fn set(socket: &UdpSocket, level: i32, option: i32) -> io::Result<()> {
+fn set(socket: &impl AsRawFd, level: i32, option: i32) -> io::Result<()> {
     let one: libc::c_int = 1;
     // SAFETY: The value is as long as is said.
     let result = unsafe {
@@ -286,6 +337,18 @@ impl Batch {
     /// # Errors
     /// Those of recvmmsg(2); that none has come in time is one too (`WouldBlock`).
     pub fn receive(&mut self, socket: &DatagramSocket) -> io::Result<usize> {
+        self.receive_by(socket, libc::MSG_WAITFORONE)
+    }
+
+    /// Takes the datagrams that are there. Answers how many.
+    ///
+    /// # Errors
+    /// Those of recvmmsg(2); that there is none is one too (`WouldBlock`).
+    pub fn receive_rest(&mut self, socket: &DatagramSocket) -> io::Result<usize> {
+        self.receive_by(socket, libc::MSG_DONTWAIT)
+    }
+
+    fn receive_by(&mut self, socket: &DatagramSocket, flags: i32) -> io::Result<usize> {
         self.count = 0;
         let size = self.headers.len();
         for (at, question) in self.questions.chunks_mut(self.question_room).enumerate() {
@@ -302,7 +365,7 @@ impl Batch {
                 socket.0.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 size as libc::c_uint,
-                libc::MSG_WAITFORONE,
+                flags,
                 ptr::null_mut(),
             )
         };
@@ -360,6 +423,33 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_leaves_answers_what_it_has_and_others_take_the_rest() {
+        let patience = Duration::from_millis(100);
+        let first = DatagramSocket::bind("127.0.0.1:0".parse().unwrap(), patience).unwrap();
+        let address = first.local_addr().unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(patience)).unwrap();
+        client.send_to(b"1", address).unwrap();
+        let second = DatagramSocket::bind(address, patience).unwrap();
+        first.leave().unwrap();
+        for _ in 0..20 {
+            let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+            other.send_to(b"2", address).unwrap();
+        }
+        let mut batch = Batch::new(32, 16, 16);
+        assert_eq!(batch.receive_rest(&first).unwrap(), 1);
+        for (question, _, answer, length) in batch.each() {
+            answer[0] = question[0];
+            *length = 1;
+        }
+        batch.send(&first);
+        let mut buffer = [0; 4];
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (1, address));
+        assert_eq!(batch.receive_rest(&first).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(batch.receive(&second).unwrap(), 20);
+    }
 
     #[test]
     fn each_datagram_is_answered_from_where_it_was_sent_to() {

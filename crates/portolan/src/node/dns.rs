@@ -10,13 +10,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use dns::cache::Limits;
 use dns::resolv_conf::name_servers;
-use dns::server::Responder;
-use dns::{Directory, Server, Upstreams, Zone};
+use dns::tally::Tallies;
+use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use model::ObjectName;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Settings;
@@ -29,7 +31,7 @@ const PORT: u16 = 10_053;
 const SERVICE: (&str, &str) = ("kube-system", "kube-dns");
 
 /// Binds the server to the node's addresses, then answers a future that serves and publishes.
-pub(super) async fn serve(
+pub(super) fn serve(
     client: Client,
     directory: Arc<Directory>,
     settings: Settings,
@@ -37,16 +39,20 @@ pub(super) async fn serve(
     let mut zone = Zone::new(&settings.cluster_domain)?;
     zone.addresses.clone_from(&settings.addresses);
     zone.epoch = now();
-    let responder = Responder::new(directory.clone(), zone, upstreams(&settings)?);
+    let resolver = Arc::new(Resolver::new(upstreams(&settings)?, Some(Limits::default())));
+    let responder = Responder::new(directory.clone(), zone, resolver);
     let responder = Arc::new(responder);
     // One for each processor.
     let readers = thread::available_parallelism().map_or(1, NonZero::get);
+    let tallies = Tallies::default();
+    // It ends with the process.
+    let ending = watch::Sender::new(false);
     let mut servers = JoinSet::new();
     for address in &settings.addresses {
         let to = SocketAddr::new(*address, PORT);
         let server =
-            Server::bind(to, readers).await.with_context(|| format!("listen for DNS on {to}"))?;
-        servers.spawn(server.run(responder.clone()));
+            Server::bind(to, readers).with_context(|| format!("listen for DNS on {to}"))?;
+        servers.spawn(server.run(responder.clone(), tallies.clone(), ending.subscribe()));
     }
     Ok(async move {
         tokio::join!(publish(&client, &directory, &settings), async {
@@ -124,7 +130,7 @@ fn slice(settings: &Settings, address: IpAddr, owner: Value) -> Value {
 /// Whom to ask about names that are not the cluster's: the machine's name servers, but not
 /// ourselves, which would be asked again and again.
 fn upstreams(settings: &Settings) -> anyhow::Result<Upstreams> {
-    let Some(path) = &settings.resolv_conf else { return Ok(Upstreams::new(Vec::new())) };
+    let Some(path) = &settings.resolv_conf else { return Ok(Upstreams::default()) };
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read {} (--resolv-conf \"\" is for none)", path.display()))?;
     let mut servers = name_servers(&text);
@@ -132,7 +138,7 @@ fn upstreams(settings: &Settings) -> anyhow::Result<Upstreams> {
         server.ip() != settings.cluster_dns && !settings.addresses.contains(&server.ip())
     });
     tracing::info!(?servers, "names that are not the cluster's are asked of these");
-    Ok(Upstreams::new(servers))
+    Ok(Upstreams::new(vec![Forward::everything(servers)]))
 }
 
 /// Seconds since 1970.

@@ -97,7 +97,7 @@ pub(crate) async fn run(mut settings: Settings) -> anyhow::Result<()> {
     for kind in agent::watched_kinds(&client).await {
         tasks.spawn(client::feed(client.clone(), kind, None, events.clone()));
     }
-    let dns = dns::serve(client.clone(), directory.clone(), settings.clone()).await?;
+    let dns = dns::serve(client.clone(), directory.clone(), settings.clone())?;
     tasks.spawn(dns);
 
     let agent = Agent::new(client, settings.clone(), directory, kernel, readiness);

@@ -8,9 +8,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-/// How many lists there are: some ten entries each in a large cluster.
-const LISTS: usize = 4096;
-
 /// What the keys of one place lead to, in their order.
 type List<K, V> = ArcSwapOption<Vec<(K, V)>>;
 
@@ -21,13 +18,21 @@ pub(crate) struct Table<K, V> {
 }
 
 impl<K: AsRef<[u8]> + Clone, V: Clone> Table<K, V> {
-    pub(crate) fn new() -> Self {
-        Self { lists: (0..LISTS).map(|_| ArcSwapOption::empty()).collect() }
+    /// One of so many lists.
+    pub(crate) fn with_lists(count: usize) -> Self {
+        Self { lists: (0..count).map(|_| ArcSwapOption::empty()).collect() }
+    }
+
+    fn place_of(&self, key: &[u8]) -> &List<K, V> {
+        // Whoever can choose keys can at most make lists long, in which is searched by halves.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(key);
+        &self.lists[hasher.finish() as usize % self.lists.len()]
     }
 
     /// Reads what a key leads to.
     pub(crate) fn with<R>(&self, key: &[u8], read: impl FnOnce(&V) -> R) -> Option<R> {
-        let list = self.lists[place_of(key)].load();
+        let list = self.place_of(key).load();
         let list = list.as_ref()?;
         let at = list.binary_search_by(|(known, _)| known.as_ref().cmp(key)).ok()?;
         Some(read(&list[at].1))
@@ -40,7 +45,7 @@ impl<K: AsRef<[u8]> + Clone, V: Clone> Table<K, V> {
 
     /// Sets or removes what a key leads to. There is one who writes.
     pub(crate) fn set(&self, key: K, value: Option<V>) {
-        let place = &self.lists[place_of(key.as_ref())];
+        let place = self.place_of(key.as_ref());
         let list = place.load();
         let list = list.as_ref().map_or(&[][..], |list| &list[..]);
         let found = list.binary_search_by(|(known, _)| known.as_ref().cmp(key.as_ref()));
@@ -63,19 +68,46 @@ impl<K: AsRef<[u8]> + Clone, V: Clone> Table<K, V> {
         place.store((!changed.is_empty()).then(|| Arc::new(changed)));
     }
 
+    /// Sets what a key leads to, in a list of `room` entries: the one that `order` has first goes for it. There is one
+    /// who writes. Answers whether there is one more, and how many went.
+    pub(crate) fn set_within<O: Ord>(
+        &self,
+        key: K,
+        value: V,
+        room: usize,
+        order: impl Fn(&V) -> O,
+    ) -> (u64, u64) {
+        let place = self.place_of(key.as_ref());
+        let mut list = place.load().as_ref().map_or_else(Vec::new, |list| list.to_vec());
+        let found = list.binary_search_by(|(known, _)| known.as_ref().cmp(key.as_ref()));
+        let mut evicted = 0;
+        let is_new = match found {
+            Ok(at) => {
+                list[at].1 = value;
+                false
+            }
+            Err(at) => {
+                list.insert(at, (key, value));
+                let others = list.iter().enumerate().filter(|(other, _)| *other != at);
+                let first = others.min_by_key(|(_, (_, value))| order(value));
+                // One has come, so one goes.
+                if let (Some((first, _)), true) = (first, list.len() > room) {
+                    list.remove(first);
+                    evicted = 1;
+                }
+                true
+            }
+        };
+        place.store(Some(Arc::new(list)));
+        (is_new.into(), evicted)
+    }
+
     /// Everything, in no order.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> Vec<(K, V)> {
         let lists = self.lists.iter().filter_map(ArcSwapOption::load_full);
         lists.flat_map(|list| list.to_vec()).collect()
     }
-}
-
-fn place_of(key: &[u8]) -> usize {
-    // Whoever can choose keys can at most make lists long, in which is searched by halves.
-    let mut hasher = DefaultHasher::new();
-    hasher.write(key);
-    hasher.finish() as usize % LISTS
 }
 
 #[cfg(test)]
@@ -90,7 +122,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map(steps in prop::collection::vec((0_u8..40, prop::option::of(0_u8..4)), 0..200)) {
-            let table: Table<Arc<[u8]>, u8> = Table::new();
+            let table: Table<Arc<[u8]>, u8> = Table::with_lists(16);
             let mut model = BTreeMap::new();
             for (key, value) in steps {
                 table.set(Arc::from([key]), value);
@@ -109,8 +141,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_first_makes_room() {
+        let table: Table<Arc<[u8]>, u8> = Table::with_lists(1);
+        let set = |key: u8, value| table.set_within(Arc::from([key]), value, 2, |value| *value);
+        assert_eq!(set(5, 7), (1, 0));
+        assert_eq!(set(4, 8), (1, 0));
+        assert_eq!(set(4, 9), (0, 0));
+        assert_eq!(set(6, 1), (1, 1), "it goes for the new one, whatever that is");
+        let there = |key: u8| table.get(&[key]);
+        assert_eq!((there(4), there(5), there(6)), (Some(9), None, Some(1)));
+    }
+
+    #[test]
     fn readers_see_whole_entries() {
-        let table: Table<Arc<[u8]>, Arc<[u64; 8]>> = Table::new();
+        let table: Table<Arc<[u8]>, Arc<[u64; 8]>> = Table::with_lists(1);
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..2 {

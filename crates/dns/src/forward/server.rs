@@ -1,0 +1,108 @@
+//! A server that others run, and whether it answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::exchange::exchange;
+use crate::wire::Transport;
+
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often one that did not answer is asked whether it does again.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long it may take then.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// So many failures in a row, and it is down.
+const DOWN: u32 = 2;
+/// Asks for the name servers of the root, which everybody knows.
+const PROBE: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01";
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    /// How often in a row it did not answer.
+    failures: AtomicU32,
+    is_probed: AtomicBool,
+    asked: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Upstream {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            failures: AtomicU32::new(0),
+            is_probed: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it did not answer lately.
+    pub(super) fn is_down(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= DOWN
+    }
+
+    /// How often it was asked, and how often without an answer.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Asks it. If it does not answer it is looked after.
+    pub(super) async fn ask(
+        self: Arc<Self>,
+        query: Arc<[u8]>,
+        how: Transport,
+    ) -> io::Result<Vec<u8>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let asked = timeout(PATIENCE, exchange(self.address, &query, how)).await;
+        let answer = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match &answer {
+            Ok(_) => self.failures.store(0, Ordering::Relaxed),
+            Err(error) => {
+                tracing::debug!(server = %self.address, %error, "no answer");
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.fail();
+            }
+        }
+        answer
+    }
+
+    fn fail(self: &Arc<Self>) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if !self.is_probed.swap(true, Ordering::Relaxed) {
+            tokio::spawn(self.clone().probe());
+        }
+    }
+
+    /// Asks until there is an answer.
+    async fn probe(self: Arc<Self>) {
+        let mut was_down = false;
+        loop {
+            sleep(PROBE_INTERVAL).await;
+            if self.failures.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            let asked = exchange(self.address, PROBE, Transport::Udp);
+            if let Ok(Ok(_)) = timeout(PROBE_PATIENCE, asked).await {
+                break;
+            }
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            if self.is_down() && !was_down {
+                was_down = true;
+                tracing::warn!(server = %self.address, "a DNS server does not answer");
+            }
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        self.is_probed.store(false, Ordering::Relaxed);
+        if was_down {
+            tracing::info!(server = %self.address, "a DNS server answers again");
+        }
+    }
+}
