@@ -11,6 +11,8 @@ BUILD_COMMANDS := cc clang /usr/include/bpf/bpf_helpers.h
 LAB_COMMANDS := nginx mariadbd mariadb dig curl ping
 # Programs that the bench writes other proxies' rules with.
 BENCH_COMMANDS := nft ip iptables conntrack
+# What asks DNS, what is asked beside it, and what gives each a processor.
+BENCH_DNS_COMMANDS := dnsperf unbound taskset
 # Programs that tests look at the kernel with.
 TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
 
@@ -36,7 +38,7 @@ RESULTS := $(CURDIR)/target/dataplanes
 # Data planes that this machine's own kernel is tested with; ipvs is for the VMs.
 NATIVE_PLANES := nftables,iptables-nft,iptables-legacy,ebpf
 
-.PHONY: help run build test test-unit test-e2e test-vm test-long dataplanes bench bench-quick bench-vm lint format clean
+.PHONY: help run build test test-unit test-e2e test-vm test-long dataplanes bench bench-quick bench-dns bench-vm fuzz lint format clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -123,6 +125,18 @@ bench-quick: ## Measure in some minutes; results go to target/bench (root).
 	@scripts/install-packages $(BUILD_COMMANDS) $(BENCH_COMMANDS)
 	$(CARGO) build --release -p portolan -p bench
 	target/release/bench run --quick --out target/bench $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
+
+bench-dns: ## Measure cluster DNS beside unbound and an echo, some minutes (root). PEER=FILE adds a CoreDNS.
+	@scripts/install-packages $(BUILD_COMMANDS) $(BENCH_DNS_COMMANDS)
+	$(CARGO) build --release -p portolan -p bench
+	target/release/bench dns $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
+
+# How long each part of `make fuzz` takes.
+FUZZ_SECONDS ?= 3600
+
+fuzz: ## Send DNS what no honest client or server sends, for an hour (FUZZ_SECONDS).
+	@scripts/install-packages $(BUILD_COMMANDS)
+	PORTOLAN_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release -p dns --test fuzz -- --nocapture
 
 # The machine of `make bench-vm`: its kernel, and megabytes for 10,000 Services on each data plane at once.
 KERNEL ?= 6.12

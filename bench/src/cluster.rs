@@ -60,8 +60,27 @@ pub(crate) fn name(service: u32) -> String {
     format!("service-{service:05}")
 }
 
+/// How many namespaces they are in.
+const NAMESPACES: u32 = 50;
+
 fn namespace(service: u32) -> String {
-    format!("team-{:02}", service % 50)
+    format!("team-{:02}", service % NAMESPACES)
+}
+
+/// The name of Service number `service` in DNS, without a dot at its end.
+pub(crate) fn dns_name(service: u32) -> String {
+    format!("{}.{}.svc.cluster.local", name(service), namespace(service))
+}
+
+/// The Namespaces as JSON.
+pub(crate) fn namespaces() -> impl Iterator<Item = String> {
+    let metadata = |number| {
+        let name = namespace(number);
+        format!(
+            r#"{{"metadata":{{"name":"{name}","uid":"4a3e0000-0000-4000-8000-{number:012x}","resourceVersion":"1","creationTimestamp":"2026-01-01T00:00:00Z"}},"spec":{{"finalizers":["kubernetes"]}},"status":{{"phase":"Active"}}}}"#
+        )
+    };
+    (0..NAMESPACES).map(metadata)
 }
 
 fn metadata(kind: &str, service: u32, name: &str, version: u64, more: &str) -> String {

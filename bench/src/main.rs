@@ -10,6 +10,7 @@ mod compare;
 mod control;
 mod effect;
 mod interrupt;
+mod names;
 mod page;
 mod path;
 mod planes;
@@ -54,6 +55,11 @@ enum Command {
         /// Results of the later run.
         new: PathBuf,
     },
+    /// Measure what an answer of DNS costs, beside unbound and an echo.
+    Dns(names::Names),
+    /// Send datagrams back, to be measured beside servers that answer.
+    #[command(hide = true)]
+    Echo(names::Echo),
     /// Write page and pictures of results again.
     Page {
         /// Directory of `performance.md`, its results and pictures.
@@ -112,6 +118,8 @@ struct Run {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(run) => measure(&run),
+        Command::Dns(names) => names::measure(&names),
+        Command::Echo(echo) => names::echo(&echo),
         Command::Compare { old, new } => compare_files(&old, &new),
         Command::Page { docs } => write_page(&docs),
     };

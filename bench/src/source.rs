@@ -1,7 +1,7 @@
 //! An API endpoint that serves list and watch of generated objects as fast as they can be copied, so
 //! that who lists and watches is measured and not who serves.
 //!
-//! It knows the four kinds that a service proxy watches, and accepts and forgets Events.
+//! It knows the kinds that a service proxy and cluster DNS watch, and accepts and forgets Events.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,10 +37,13 @@ pub(crate) enum Kind {
     Node,
     /// `networking.k8s.io/v1` ServiceCIDR.
     ServiceCidr,
+    /// `v1` Namespace.
+    Namespace,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
+    const ALL: [Kind; 5] =
+        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr, Kind::Namespace];
 
     /// Path, API version and name of the kind.
     fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -53,6 +56,7 @@ impl Kind {
             Kind::ServiceCidr => {
                 ("/apis/networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1", "ServiceCIDR")
             }
+            Kind::Namespace => ("/api/v1/namespaces", "v1", "Namespace"),
         }
     }
 }
@@ -68,7 +72,7 @@ struct Objects {
 
 struct State {
     version: u64,
-    kinds: [Objects; 4],
+    kinds: [Objects; Kind::ALL.len()],
 }
 
 impl State {
@@ -118,6 +122,7 @@ impl Source {
                     .collect(),
                 Kind::Node => vec![Some(cluster::node(1))],
                 Kind::ServiceCidr => vec![Some(cluster::service_cidr(1))],
+                Kind::Namespace => cluster::namespaces().map(Some).collect(),
             };
             Objects { current, log: Vec::new() }
         });
