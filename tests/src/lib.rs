@@ -4,11 +4,13 @@
 //! wait is bounded, and a lab that a test made is taken down however the test ends.
 
 mod lab;
+mod nameserver;
 mod proxy;
 mod run;
 mod server;
 
 pub use lab::Lab;
+pub use nameserver::{NameServer, free_port};
 pub use proxy::Proxy;
 pub use run::{Output, bench_path, kubectl_path, portolan_path, run};
 pub use server::Server;

@@ -56,6 +56,11 @@ impl Server {
         command
     }
 
+    /// How it is reached.
+    pub fn kubeconfig(&self) -> &Path {
+        Path::new(&self.kubeconfig)
+    }
+
     /// A path as the server sees it, which may have mounts of its own.
     pub fn path(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.process.id()));

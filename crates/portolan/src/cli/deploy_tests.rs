@@ -2,7 +2,7 @@
 //! their permissions are those that a proxy needs.
 
 use clap::Parser;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use model::Kind;
@@ -12,15 +12,16 @@ use serde_json::Value;
 
 use super::{Cli, Command};
 
-const MANIFEST: &str = include_str!("../../../../deploy/proxy.yaml");
+const PROXY: &str = include_str!("../../../../deploy/proxy.yaml");
+const DNS: &str = include_str!("../../../../deploy/dns.yaml");
 const UNIT: &str = include_str!("../../../../deploy/portolan-proxy.service");
 
-fn documents() -> Vec<Value> {
-    serde_saphyr::from_multiple(MANIFEST).unwrap()
+fn documents(manifest: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(manifest).unwrap()
 }
 
-fn document<T: DeserializeOwned>(kind: &str) -> T {
-    let all = documents();
+fn document<T: DeserializeOwned>(manifest: &str, kind: &str) -> T {
+    let all = documents(manifest);
     let found = all.iter().find(|document| document["kind"] == kind).unwrap();
     serde_json::from_value(found.clone()).unwrap()
 }
@@ -53,12 +54,13 @@ fn every_field_exists() {
         let object: T = serde_json::from_value(written.clone()).unwrap();
         serde_json::to_value(object).unwrap()
     }
-    let documents = documents();
-    assert_eq!(documents.len(), 4);
-    for written in documents {
+    let all = [PROXY, DNS].map(documents);
+    assert_eq!(all.each_ref().map(Vec::len), [4, 4]);
+    for written in all.into_iter().flatten() {
         let kind = written["kind"].as_str().unwrap();
         let typed = match kind {
             "DaemonSet" => typed::<DaemonSet>(&written),
+            "Deployment" => typed::<Deployment>(&written),
             "ClusterRole" => typed::<ClusterRole>(&written),
             "ClusterRoleBinding" => typed::<ClusterRoleBinding>(&written),
             "ServiceAccount" => typed::<ServiceAccount>(&written),
@@ -72,7 +74,7 @@ fn every_field_exists() {
 
 #[test]
 fn command_lines_are_understood() {
-    let daemon_set: DaemonSet = document("DaemonSet");
+    let daemon_set: DaemonSet = document(PROXY, "DaemonSet");
     let pod = daemon_set.spec.unwrap().template.spec.unwrap();
     let containers = pod.containers.into_iter().chain(pod.init_containers.unwrap());
     let mut lines: Vec<Vec<String>> = containers.map(|c| c.args.unwrap()).collect();
@@ -86,33 +88,48 @@ fn command_lines_are_understood() {
         let cli = Cli::try_parse_from([program.to_owned()].into_iter().chain(line)).unwrap();
         assert!(matches!(cli.command, Command::Proxy(_)));
     }
+    let deployment: Deployment = document(DNS, "Deployment");
+    for container in deployment.spec.unwrap().template.spec.unwrap().containers {
+        let line = [program.to_owned()].into_iter().chain(container.args.unwrap());
+        let cli = Cli::try_parse_from(line).unwrap();
+        assert!(matches!(cli.command, Command::Dns(_)));
+    }
 }
 
-#[test]
-fn what_is_watched_may_be_read() {
-    let role: ClusterRole = document("ClusterRole");
+/// Who answers whether a role of a manifest allows something.
+fn allowed(manifest: &str) -> impl Fn(&str, &str, &str) -> bool {
+    let role: ClusterRole = document(manifest, "ClusterRole");
     let rules = role.rules.unwrap();
-    let may = |group: &str, resource: &str, verb: &str| {
+    move |group: &str, resource: &str, verb: &str| {
         rules.iter().any(|rule| {
             let has = |list: &[String], item: &str| list.iter().any(|known| known == item);
             has(rule.api_groups.as_deref().unwrap_or_default(), group)
                 && has(rule.resources.as_deref().unwrap_or_default(), resource)
                 && has(&rule.verbs, verb)
         })
-    };
-    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr] {
-        let (group, resource) = match kind {
-            Kind::Service => ("", "services"),
-            Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
-            Kind::Node => ("", "nodes"),
-            Kind::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
-            other => panic!("{other:?}: give it a rule"),
-        };
-        for verb in ["list", "watch"] {
-            assert!(may(group, resource, verb), "{verb} {resource}");
+    }
+}
+
+#[test]
+fn what_is_watched_may_be_read() {
+    let of_proxy = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
+    for (manifest, kinds) in [(PROXY, &of_proxy[..]), (DNS, &crate::nameserver::KINDS)] {
+        let may = allowed(manifest);
+        for kind in kinds {
+            let (group, resource) = match kind {
+                Kind::Service => ("", "services"),
+                Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
+                Kind::Node => ("", "nodes"),
+                Kind::Namespace => ("", "namespaces"),
+                Kind::ServiceCidr => ("networking.k8s.io", "servicecidrs"),
+                other => panic!("{other:?}: give it a rule"),
+            };
+            for verb in ["list", "watch"] {
+                assert!(may(group, resource, verb), "{verb} {resource}");
+            }
         }
     }
     for verb in ["create", "patch"] {
-        assert!(may("", "events", verb), "{verb} events");
+        assert!(allowed(PROXY)("", "events", verb), "{verb} events");
     }
 }

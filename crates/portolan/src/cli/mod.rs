@@ -5,6 +5,7 @@ mod cleanup;
 mod dataplane;
 #[cfg(test)]
 mod deploy_tests;
+mod dns;
 mod explain;
 mod lab;
 mod node;
@@ -33,6 +34,7 @@ use crate::logging;
         portolan lab exec outside -- curl http://172.31.0.11:30001/\n  \
         portolan node --kubeconfig FILE       the agent of a node of a real cluster\n  \
         portolan proxy --config FILE          in the place of kube-proxy\n  \
+        portolan dns --kubeconfig FILE        in the place of CoreDNS\n  \
         portolan plan --node-name node-1      what a node is to do with packets\n  \
         portolan explain outside node/node-1:30001\n  \
         \x20                                     why a connection gets through, or not"
@@ -54,6 +56,7 @@ pub(crate) enum Command {
     Node(node::Args),
     // Its flags are many.
     Proxy(Box<proxy::Args>),
+    Dns(Box<dns::Args>),
     /// Run a whole cluster on this machine, made of network namespaces.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -74,6 +77,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::run(args)?,
         Command::Node(args) => node::run(args)?,
         Command::Proxy(args) => proxy::run(&args)?,
+        Command::Dns(args) => dns::run(*args)?,
         Command::Lab(command) => return lab::run(command),
         Command::Apply(args) => apply::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 
 use super::dataplane::InForce;
-use super::serve::Answer;
+use crate::probes::Answer;
 
 /// The media type of what [`Metrics::text`] writes.
 pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -12,7 +12,6 @@ mod metrics;
 mod planner;
 mod report;
 mod run;
-mod serve;
 pub(crate) mod takeover;
 
 use std::collections::BTreeSet;

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::dataplane::Choice;
-use super::serve::{Answer, serve};
+
 use super::{BACKLOG, Proxy, watched_kinds};
 use crate::client::{self, Recorder, Severity};
+use crate::probes::{Answer, serve};
 use crate::runtime;
 
 /// How a proxy is to run.

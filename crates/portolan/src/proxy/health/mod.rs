@@ -13,7 +13,7 @@ use model::World;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::serve::Answer;
+use crate::probes::Answer;
 
 /// How long a change may wait to be programmed: twice kube-proxy's `syncPeriod`.
 const LATE: Duration = Duration::from_secs(60);

@@ -16,8 +16,8 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::Health;
 use crate::client::Severity;
+use crate::probes::{Answer, answer_all};
 use crate::proxy::report::Reporter;
-use crate::proxy::serve::{Answer, answer_all};
 
 /// Pause before a port that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -22,34 +22,38 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What is answered.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) code: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) code: StatusCode,
     media_type: &'static str,
     /// One more header.
     header: Option<(&'static str, String)>,
-    pub(super) body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn json(code: StatusCode, body: &Value) -> Self {
+    pub(crate) fn json(code: StatusCode, body: &Value) -> Self {
         Self { code, media_type: "application/json", header: None, body: body.to_string() }
     }
 
-    pub(super) fn text(body: impl Into<String>) -> Self {
+    pub(crate) fn text(body: impl Into<String>) -> Self {
         let body = body.into();
         Self { code: StatusCode::OK, media_type: "text/plain; charset=utf-8", header: None, body }
     }
 
-    pub(super) fn with_media_type(self, media_type: &'static str) -> Self {
+    pub(crate) fn with_code(self, code: StatusCode) -> Self {
+        Self { code, ..self }
+    }
+
+    pub(crate) fn with_media_type(self, media_type: &'static str) -> Self {
         Self { media_type, ..self }
     }
 
-    pub(super) fn with_header(self, name: &'static str, value: String) -> Self {
+    pub(crate) fn with_header(self, name: &'static str, value: String) -> Self {
         Self { header: Some((name, value)), ..self }
     }
 
     /// Nothing is there; `there` is what is.
-    pub(super) fn not_found(there: &str) -> Self {
+    pub(crate) fn not_found(there: &str) -> Self {
         let body = format!("nothing is here; there are {there}\n");
         Self { code: StatusCode::NOT_FOUND, media_type: "text/plain", header: None, body }
     }
@@ -71,7 +75,7 @@ impl Answer {
 
 /// Binds to `address` and answers every request by its path. Ends only if it can't be bound and
 /// `hard_fail` is set; otherwise it goes on trying.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     address: SocketAddr,
     hard_fail: bool,
     answer: impl Fn(&str) -> Answer + Send + std::marker::Sync + 'static,
@@ -90,7 +94,7 @@ pub(super) async fn serve(
 }
 
 /// Answers every request by its path, on connections to local addresses that `accepts`.
-pub(super) async fn answer_all<T>(
+pub(crate) async fn answer_all<T>(
     listener: TcpListener,
     accepts: impl Fn(IpAddr) -> bool,
     answer: impl Fn(&str) -> Answer + Send + std::marker::Sync + 'static,

@@ -1,0 +1,327 @@
+//! `portolan dns`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use dns::answer::Pods;
+use dns::cache::Limits;
+use dns::corefile::{Corefile, HostsOf, To};
+use dns::forward::{CONCURRENT, Policy};
+use dns::hosts::Hosts;
+use dns::resolv_conf::name_servers;
+use dns::wire::Name;
+use dns::{Forward, Zone};
+
+use crate::errors::sentence;
+use crate::nameserver::{self, Answers, Changes, NoChanges, Settings};
+use crate::proxy::config::GoDuration;
+use crate::runtime;
+
+/// Answer cluster DNS, in the place of CoreDNS.
+///
+/// Names of Services, endpoints and pods are answered from what the API server tells, also while it is away; those of
+/// others are asked of others, and kept. Health, readiness and metrics are served at the ports that CoreDNS has in
+/// clusters, under its names.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  \
+    portolan dns --kubeconfig /etc/kubernetes/dns.conf --listen 10.96.0.10:53 --stub-domain corp.example=192.0.2.53")]
+pub(crate) struct Args {
+    /// How to reach the API server [default: the service account of the pod this runs in].
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A Corefile, as CoreDNS has it. It takes the place of all flags but --kubeconfig, --readers and
+    /// --startup-timeout.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster_domain", "listen", "ttl", "pods", "forward",
+        "resolv_conf", "stub_domain", "policy", "max_concurrent", "cache_size", "cache_ttl", "serve_stale",
+        "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck"])]
+    conf: Option<PathBuf>,
+    /// The cluster's DNS domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Where questions are taken, by UDP and TCP.
+    #[arg(
+        long,
+        value_name = "IP:PORT,...",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:53,[::]:53"
+    )]
+    listen: Vec<SocketAddr>,
+    /// How long clients may keep answers about the cluster, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    ttl: u32,
+    /// Whether pods have names by their addresses: disabled, or insecure for every address.
+    #[arg(long, value_name = "MODE", default_value = "insecure")]
+    pods: Pods,
+    /// Who is asked about names that are not the cluster's [default: the servers of --resolv-conf].
+    #[arg(long, value_name = "IP[:PORT],...", value_delimiter = ',', value_parser = server)]
+    forward: Vec<SocketAddr>,
+    /// The resolv.conf(5) whose servers are asked about names that are not the cluster's; "" to refuse those.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: String,
+    /// Who is asked about a domain; the longest one that a name is below counts.
+    #[arg(long, value_name = "DOMAIN=IP[:PORT],...", value_parser = stub_domain)]
+    stub_domain: Vec<(Name, Vec<SocketAddr>)>,
+    /// Which of several servers is asked first: random, round_robin or sequential.
+    #[arg(long, value_name = "POLICY", default_value = "random")]
+    policy: Policy,
+    /// Questions that may wait for others at the same time; more are refused.
+    #[arg(long, value_name = "NUMBER", default_value_t = CONCURRENT)]
+    max_concurrent: usize,
+    /// How many answers of others are kept; 0 for none.
+    #[arg(long, value_name = "NUMBER", default_value = "10000")]
+    cache_size: usize,
+    /// How long at most an answer of others is kept.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = GoDuration::parse)]
+    cache_ttl: GoDuration,
+    /// How long after its time an answer is given while those who are asked do not answer.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = GoDuration::parse)]
+    serve_stale: GoDuration,
+    /// Write one of so many questions to the log; 0 for none.
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    log_one_of: u32,
+    /// Threads that read datagrams [default: one for each processor].
+    #[arg(long, value_name = "NUMBER")]
+    readers: Option<usize>,
+    /// Where /health is served; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080", value_parser = place)]
+    health_address: Place,
+    /// Where /ready is served; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8181", value_parser = place)]
+    ready_address: Place,
+    /// Where /metrics is served; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9153", value_parser = place)]
+    metrics_address: Place,
+    /// How long to wait for the cluster to be known before answering, which until then is SERVFAIL.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
+    startup_timeout: GoDuration,
+    /// How long to answer on after SIGTERM, while /health says that it is over.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
+    lameduck: GoDuration,
+}
+
+/// Where something is served, if anywhere.
+#[derive(Debug, Clone, Copy)]
+struct Place(Option<SocketAddr>);
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let Some(file) = args.conf.clone() else {
+        return runtime::run(nameserver::run(of_flags(args)?, NoChanges));
+    };
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let corefile = read(&file, &text)?;
+    let from = From { readers: args.readers };
+    let changes =
+        Reloading { text: text_with(&text, &corefile), file, every: every(&corefile), from };
+    let settings = from.settings(&corefile, args.kubeconfig, duration(&args.startup_timeout))?;
+    runtime::run(nameserver::run(settings, changes))
+}
+
+fn of_flags(args: Args) -> anyhow::Result<Settings> {
+    let mut zone = Zone::new(&args.cluster_domain)?;
+    zone.ttl = args.ttl;
+    zone.pods = args.pods;
+    let (policy, max_concurrent) = (args.policy, args.max_concurrent);
+    let forward = |(domain, servers)| Forward { domain, servers, policy, max_concurrent };
+    let everything = match args.forward.is_empty() {
+        false => args.forward,
+        true if args.resolv_conf.is_empty() => Vec::new(),
+        true => servers_of(Path::new(&args.resolv_conf), &args.listen)
+            .context("--resolv-conf (\"\" is for none)")?,
+    };
+    let mut forwards: Vec<Forward> = args.stub_domain.into_iter().map(forward).collect();
+    forwards.push(forward((Name::root(), everything)));
+    let defaults = Limits::default();
+    let limits = Limits {
+        entries: args.cache_size,
+        success: duration(&args.cache_ttl),
+        denial: duration(&args.cache_ttl).min(defaults.denial),
+        stale: duration(&args.serve_stale),
+        ..defaults
+    };
+    Ok(Settings {
+        kubeconfig: args.kubeconfig,
+        answers: Answers {
+            zone,
+            listen: args.listen,
+            forwards,
+            cache: (args.cache_size > 0).then_some(limits),
+            readers: args.readers,
+            hosts: None,
+            log: args.log_one_of,
+        },
+        health: args.health_address.0,
+        ready: args.ready_address.0,
+        metrics: args.metrics_address.0,
+        startup_timeout: duration(&args.startup_timeout),
+        lameduck: duration(&args.lameduck),
+    })
+}
+
+/// What a Corefile does not say.
+#[derive(Debug, Clone, Copy)]
+struct From {
+    readers: Option<usize>,
+}
+
+impl From {
+    fn settings(
+        self,
+        corefile: &Corefile,
+        kubeconfig: Option<PathBuf>,
+        startup_timeout: Duration,
+    ) -> anyhow::Result<Settings> {
+        let of_file = corefile.kubernetes.as_ref().and_then(|it| it.kubeconfig.clone());
+        Ok(Settings {
+            kubeconfig: kubeconfig.or(of_file),
+            answers: self.answers(corefile)?,
+            health: corefile.health,
+            ready: corefile.ready,
+            metrics: corefile.prometheus,
+            startup_timeout,
+            lameduck: corefile.lameduck,
+        })
+    }
+
+    fn answers(self, corefile: &Corefile) -> anyhow::Result<Answers> {
+        let kubernetes = corefile.kubernetes.as_ref();
+        let kubernetes =
+            kubernetes.context("there is no kubernetes in it, and so no names of a cluster")?;
+        let mut zone = Zone::new(&kubernetes.domain)?;
+        zone.ttl = kubernetes.ttl;
+        zone.pods = kubernetes.pods;
+        zone.reverse_falls_through = kubernetes.reverse_falls_through;
+        let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let bind: &[IpAddr] = if corefile.bind.is_empty() { &any } else { &corefile.bind };
+        let listen: Vec<_> = bind.iter().map(|ip| SocketAddr::new(*ip, corefile.port)).collect();
+        let mut forwards = Vec::new();
+        for to in &corefile.forwards {
+            let mut servers = Vec::new();
+            for to in &to.to {
+                match to {
+                    To::Server(address) => servers.push(*address),
+                    To::File(path) => servers.extend(servers_of(path, &listen)?),
+                }
+            }
+            forwards.push(Forward {
+                domain: to.domain.clone(),
+                servers,
+                policy: to.policy,
+                max_concurrent: to.max_concurrent,
+            });
+        }
+        let (cache, readers) = (corefile.cache.clone(), self.readers);
+        let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
+        Ok(Answers { zone, listen, forwards, cache, readers, hosts, log })
+    }
+}
+
+/// The names of a Corefile, and of a file that it names.
+fn hosts(of: &HostsOf) -> anyhow::Result<Hosts> {
+    let mut hosts = Hosts::default();
+    hosts.ttl = of.ttl;
+    hosts.falls_through.clone_from(&of.falls_through);
+    if let Some(file) = &of.file {
+        let text = std::fs::read_to_string(file);
+        hosts.add(&text.with_context(|| format!("read {}", file.display()))?);
+    }
+    hosts.add(&of.lines);
+    Ok(hosts)
+}
+
+/// Reads a Corefile; what is not accepted is told, each line.
+fn read(file: &Path, text: &str) -> anyhow::Result<Corefile> {
+    Corefile::parse(text, |name| std::env::var(name).ok()).map_err(|refusals| {
+        let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{} is not accepted:\n  {}", file.display(), lines.join("\n  "))
+    })
+}
+
+/// How often to look at files: a file of hosts as often as CoreDNS does.
+fn every(corefile: &Corefile) -> Option<Duration> {
+    let of_hosts = corefile.hosts.as_ref().and_then(|hosts| hosts.file.as_ref());
+    let of_hosts = of_hosts.map(|_| Duration::from_secs(5));
+    corefile.reload.into_iter().chain(of_hosts).filter(|every| !every.is_zero()).min()
+}
+
+/// What a Corefile says, with what the file says that it names.
+fn text_with(text: &str, corefile: &Corefile) -> String {
+    let file = corefile.hosts.as_ref().and_then(|hosts| hosts.file.as_ref());
+    let more = file.and_then(|file| std::fs::read_to_string(file).ok());
+    text.to_owned() + "\n" + &more.unwrap_or_default()
+}
+
+/// A Corefile that is looked at again and again, if it says so.
+struct Reloading {
+    file: PathBuf,
+    /// What it said last, with what it names.
+    text: String,
+    every: Option<Duration>,
+    from: From,
+}
+
+impl Changes for Reloading {
+    async fn next(&mut self) -> Answers {
+        loop {
+            match self.every {
+                Some(every) => tokio::time::sleep(every).await,
+                None => std::future::pending().await,
+            }
+            // It may be being replaced.
+            let Ok(text) = std::fs::read_to_string(&self.file) else { continue };
+            let corefile = read(&self.file, &text);
+            let text = corefile.as_ref().map_or(text.clone(), |it| text_with(&text, it));
+            if text == self.text {
+                continue;
+            }
+            self.text = text;
+            let answers = corefile.and_then(|it| Ok((every(&it), self.from.answers(&it)?)));
+            match answers {
+                Ok((every, answers)) => {
+                    tracing::info!("{} has changed", self.file.display());
+                    self.every = every.or(self.every);
+                    return answers;
+                }
+                Err(error) => {
+                    tracing::error!("what is answered stays as it is: {}", sentence(&error));
+                }
+            }
+        }
+    }
+}
+
+fn duration(given: &GoDuration) -> Duration {
+    given.get().unwrap_or_default()
+}
+
+/// The servers that a file names, but for ourselves, which would be asked again and again.
+fn servers_of(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Vec<SocketAddr>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut servers = name_servers(&text);
+    servers.retain(|server| !own.contains(server));
+    Ok(servers)
+}
+
+/// A server's address, with DNS's port if none is given.
+fn server(text: &str) -> Result<SocketAddr, String> {
+    let by_address = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)).ok();
+    text.parse().ok().or_else(by_address).ok_or_else(|| {
+        format!("{text} is no address: accepted are 192.0.2.1, 192.0.2.1:53, 2001:db8::1 and [2001:db8::1]:53")
+    })
+}
+
+fn stub_domain(text: &str) -> Result<(Name, Vec<SocketAddr>), String> {
+    let (domain, servers) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text} has no =: accepted is DOMAIN=IP[:PORT],..."))?;
+    let domain = Name::parse(domain).map_err(|why| format!("{domain}: {why}"))?;
+    let servers: Result<_, _> = servers.split(',').map(server).collect();
+    Ok((domain, servers?))
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    let parse = || text.parse().map_err(|_| format!("{text} is not IP:PORT, such as 0.0.0.0:8080"));
+    Ok(Place((!text.is_empty()).then(parse).transpose()?))
+}

@@ -1,0 +1,281 @@
+//! `portolan dns`: cluster DNS by itself, in the place of CoreDNS.
+
+mod metrics;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use dns::cache::Limits;
+use dns::hosts::Hosts;
+use dns::tally::Tallies;
+use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
+use http::StatusCode;
+use model::{Event, Kind, Touched, World};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::client;
+use crate::errors::sentence;
+use crate::probes::{Answer, serve};
+use crate::proxy::BACKLOG;
+use crate::runtime;
+use metrics::{Current, Metrics};
+
+/// How a name server is to run.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// How to reach the API server.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// What is answered, and how.
+    pub(crate) answers: Answers,
+    /// Where health is told; `None` for nowhere.
+    pub(crate) health: Option<SocketAddr>,
+    /// Where readiness is told; `None` for nowhere.
+    pub(crate) ready: Option<SocketAddr>,
+    /// Where metrics are told; `None` for nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// How long to wait for the cluster to be known before answering.
+    pub(crate) startup_timeout: Duration,
+    /// How long to answer on when asked to end.
+    pub(crate) lameduck: Duration,
+}
+
+/// What is answered, and how: this can change while the process goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Answers {
+    /// The cluster's part of the name space.
+    pub(crate) zone: Zone,
+    /// Where questions are taken.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Who is asked about what.
+    pub(crate) forwards: Vec<Forward>,
+    /// What is kept of their answers.
+    pub(crate) cache: Option<Limits>,
+    /// Threads that read datagrams; `None` for one a processor.
+    pub(crate) readers: Option<usize>,
+    /// Names that come before those of the cluster.
+    pub(crate) hosts: Option<Hosts>,
+    /// One of so many questions is written to the log; 0 for none.
+    pub(crate) log: u32,
+}
+
+/// What DNS is made of.
+pub(crate) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Namespace];
+
+/// Answers until the process is asked to end. `changes` has what is answered from now on, as it changes.
+pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Result<()> {
+    let directory = Arc::new(Directory::new());
+    let shared = Shared {
+        directory: directory.clone(),
+        tallies: Tallies::default(),
+        current: Current::default(),
+        is_ending: Arc::default(),
+    };
+    let _probes = shared.tell(&settings);
+    let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    let (known, is_known) = watch::channel(false);
+    let follow = follow(client, &directory, &known);
+    let answer = answer(&settings, shared, is_known, changes);
+    tokio::select! {
+        result = follow => result,
+        result = answer => result,
+    }
+}
+
+/// What stays while what is answered changes.
+struct Shared {
+    directory: Arc<Directory>,
+    tallies: Tallies,
+    current: Current,
+    is_ending: Arc<AtomicBool>,
+}
+
+impl Shared {
+    /// Serves health, readiness and metrics, until the answer is dropped.
+    fn tell(&self, settings: &Settings) -> JoinSet<()> {
+        let mut probes = JoinSet::new();
+        if let Some(address) = settings.health {
+            let is_ending = self.is_ending.clone();
+            let health = move |path: &str| health(path, is_ending.load(Ordering::Relaxed));
+            probes.spawn(async move { drop(serve(address, false, health).await) });
+        }
+        if let Some(address) = settings.ready {
+            let directory = self.directory.clone();
+            let ready = move |path: &str| ready(path, directory.is_synced());
+            probes.spawn(async move { drop(serve(address, false, ready).await) });
+        }
+        if let Some(address) = settings.metrics {
+            let metrics = Metrics::new(self.tallies.clone(), self.current.clone());
+            let metrics = move |path: &str| match path {
+                "/metrics" => metrics.answer(),
+                _ => Answer::not_found("/metrics"),
+            };
+            probes.spawn(async move { drop(serve(address, false, metrics).await) });
+        }
+        probes
+    }
+
+    /// Begins to answer; whoever answered at the same addresses until now may go on for a while.
+    fn begin(&self, answers: &Answers) -> anyhow::Result<Answering> {
+        let mut zone = answers.zone.clone();
+        zone.epoch = u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        zone.addresses = own_addresses(&answers.listen)?;
+        let upstreams = Upstreams::new(answers.forwards.clone());
+        let resolver = Arc::new(Resolver::new(upstreams, answers.cache.clone()));
+        let domain = zone.to_string();
+        let responder = Responder::new(self.directory.clone(), zone, resolver.clone());
+        let responder = Arc::new(
+            responder.with_hosts(answers.hosts.clone()).logging(QueryLog::one_of(answers.log)),
+        );
+        let all = || thread::available_parallelism().map_or(1, NonZero::get);
+        let readers = answers.readers.unwrap_or_else(all);
+        let mut bound = Vec::new();
+        for address in &answers.listen {
+            let server = Server::bind(*address, readers);
+            bound.push(server.with_context(|| format!("listen for DNS on {address}"))?);
+        }
+        tracing::info!(listen = ?answers.listen, "names below {domain} are answered");
+        for asked in resolver.upstreams().asked() {
+            tracing::info!("names of others are asked of {}", asked.server);
+        }
+        let ending = watch::Sender::new(false);
+        let mut servers = JoinSet::new();
+        for server in bound {
+            let (tallies, ending) = (self.tallies.clone(), ending.subscribe());
+            servers.spawn(server.run(responder.clone(), tallies, ending));
+        }
+        self.current.set(domain, resolver);
+        Ok(Answering { servers, ending })
+    }
+}
+
+/// Servers that answer.
+struct Answering {
+    servers: JoinSet<()>,
+    ending: watch::Sender<bool>,
+}
+
+impl Answering {
+    /// Takes no more questions, and waits until those that have come are answered.
+    async fn end(mut self) {
+        self.ending.send_replace(true);
+        while self.servers.join_next().await.is_some() {}
+    }
+}
+
+/// Where from is known what is answered from now on.
+pub(crate) trait Changes {
+    /// Waits for a change.
+    fn next(&mut self) -> impl Future<Output = Answers> + Send;
+}
+
+/// It stays as it is.
+pub(crate) struct NoChanges;
+
+impl Changes for NoChanges {
+    async fn next(&mut self) -> Answers {
+        std::future::pending().await
+    }
+}
+
+/// Answers as soon as the cluster is known, or does not become known for some time, until the process is asked to end.
+async fn answer(
+    settings: &Settings,
+    shared: Shared,
+    mut is_known: watch::Receiver<bool>,
+    mut changes: impl Changes,
+) -> anyhow::Result<()> {
+    // Another server at this address may know it: whoever asks should not have to ask again.
+    let known = is_known.wait_for(|is_known| *is_known);
+    // One for all: a signal that comes while nobody listens is lost.
+    let mut end = pin!(runtime::asked_to_end());
+    tokio::select! {
+        result = &mut end => return result,
+        _ = tokio::time::timeout(settings.startup_timeout, known) => {}
+    }
+    let mut answering = shared.begin(&settings.answers)?;
+    loop {
+        tokio::select! {
+            result = &mut end => {
+                result?;
+                break;
+            }
+            answers = changes.next() => match shared.begin(&answers) {
+                Ok(next) => std::mem::replace(&mut answering, next).end().await,
+                Err(error) => tracing::error!("what is answered stays as it is: {}", sentence(&error)),
+            }
+        }
+    }
+    shared.is_ending.store(true, Ordering::Relaxed);
+    // Others are told of it meanwhile, and whoever asks is answered.
+    tokio::time::sleep(settings.lameduck).await;
+    answering.end().await;
+    Ok(())
+}
+
+/// Follows what the API server tells.
+async fn follow(
+    client: client::Client,
+    directory: &Directory,
+    known: &watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    client::wait_for(&client).await;
+    let mut feeds = JoinSet::new();
+    let (events, mut incoming) = mpsc::channel::<Event>(BACKLOG);
+    for kind in KINDS {
+        feeds.spawn(client::feed(client.clone(), kind, None, events.clone()));
+    }
+    drop(events);
+    let mut world = World::new();
+    loop {
+        let event = incoming.recv().await.context("the watches ended")?;
+        let mut touched: BTreeSet<Touched> = world.apply(event);
+        while let Ok(event) = incoming.try_recv() {
+            touched.extend(world.apply(event));
+        }
+        directory.update(&world, &touched);
+        if directory.is_synced() && !known.send_replace(true) {
+            tracing::info!(services = world.services().count(), "the cluster is known");
+        }
+    }
+}
+
+fn health(path: &str, is_ending: bool) -> Answer {
+    match path {
+        "/health" if is_ending => Answer::text("ending").with_code(StatusCode::SERVICE_UNAVAILABLE),
+        "/health" => Answer::text("OK"),
+        _ => Answer::not_found("/health"),
+    }
+}
+
+fn ready(path: &str, is_synced: bool) -> Answer {
+    match path {
+        "/ready" if is_synced => Answer::text("OK"),
+        // What is waited for, as CoreDNS says it.
+        "/ready" => Answer::text("kubernetes").with_code(StatusCode::SERVICE_UNAVAILABLE),
+        _ => Answer::not_found("/ready"),
+    }
+}
+
+/// Addresses that this server is reached at, for the name of name servers: where it listens, or those of its links.
+fn own_addresses(listen: &[SocketAddr]) -> anyhow::Result<Vec<std::net::IpAddr>> {
+    let given = listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
+    let given: Vec<_> = given.collect();
+    if !given.is_empty() {
+        return Ok(given);
+    }
+    let is_usable = |ip: &std::net::IpAddr| {
+        let is_link_local = matches!(ip, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
+        !ip.is_loopback() && !is_link_local
+    };
+    let addresses = kernel::route::Rtnetlink::open()?.addresses()?;
+    Ok(addresses.iter().map(|address| address.net.addr()).filter(is_usable).collect())
+}

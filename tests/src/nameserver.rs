@@ -1,0 +1,114 @@
+//! `portolan dns` on loopback.
+
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::run::{portolan_path, run};
+
+/// How long a question may take, and a process to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running name server; killed when dropped.
+pub struct NameServer {
+    process: Child,
+    port: u16,
+    /// Ports of health, readiness and metrics.
+    probes: [u16; 3],
+}
+
+/// A port of loopback that nobody has.
+pub fn free_port() -> u16 {
+    // Most often TCP's is free as well.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
+    socket.local_addr().expect("a bound socket has an address").port()
+}
+
+impl NameServer {
+    /// Starts one that follows an API server.
+    pub fn start(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        Self::start_at(free_port(), kubeconfig, arguments)
+    }
+
+    /// Starts one at a port, where others may be too.
+    pub fn start_at(port: u16, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let probes = [free_port(), free_port(), free_port()];
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let [health, ready, metrics] = probes.map(at);
+        let listen = at(port);
+        let usual = [
+            ["--listen", &listen],
+            ["--lameduck", "500ms"],
+            ["--health-address", &health],
+            ["--ready-address", &ready],
+            ["--metrics-address", &metrics],
+        ];
+        let process = Self::spawn(kubeconfig, &[usual.as_flattened(), arguments].concat());
+        Self { process, port, probes }
+    }
+
+    /// Starts one by a Corefile, which `text` answers for a port and that of readiness.
+    pub fn start_by(kubeconfig: &Path, file: &Path, text: impl FnOnce(u16, u16) -> String) -> Self {
+        let (port, ready) = (free_port(), free_port());
+        std::fs::write(file, text(port, ready)).expect("the Corefile can be written");
+        let process = Self::spawn(kubeconfig, &["--conf", &file.display().to_string()]);
+        Self { process, port, probes: [0, ready, 0] }
+    }
+
+    fn spawn(kubeconfig: &Path, arguments: &[&str]) -> Child {
+        Command::new(portolan_path())
+            .args(["--log-level", "warn", "dns", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the binary under test starts")
+    }
+
+    /// Where readiness is told.
+    pub fn ready_port(&self) -> u16 {
+        self.probes[1]
+    }
+
+    /// Where it answers.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What dig says to these arguments.
+    pub fn dig(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new("dig");
+        command
+            .args(["@127.0.0.1", "-p", &self.port.to_string(), "+time=2", "+tries=2"])
+            .args(arguments);
+        run(command, LIMIT).ok()
+    }
+
+    /// The code and body of a probe: 0 for health, 1 for readiness, 2 for metrics.
+    pub fn probe(&self, which: usize, path: &str) -> Result<(String, String), String> {
+        let url = format!("http://127.0.0.1:{}{path}", self.probes[which]);
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "5"]);
+        command.args(["--write-out", "\n%{http_code}", &url]);
+        let text = run(command, LIMIT).ok()?;
+        let (body, code) = text.rsplit_once('\n').unwrap_or(("", &text));
+        Ok((code.to_owned(), body.to_owned()))
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(&mut self) {
+        let mut kill = Command::new("kill");
+        kill.arg(self.process.id().to_string());
+        run(kill, LIMIT).expect_success();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,272 @@
+//! `portolan dns` as clients and operators meet it: the real API server of this project, dig and curl.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::{NameServer, Server, eventually, free_port, say};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What there is to be asked about.
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, ports: [{name: sql, port: 1}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: sql, port: 3306}]
+endpoints:
+- {addresses: [10.244.0.2], hostname: db-0}
+- {addresses: [10.244.0.3]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: out}
+spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
+";
+
+fn apply(server: &Server, directory: &Path, text: &str) {
+    let file = directory.join("objects.yaml");
+    fs::write(&file, text).unwrap();
+    server.kubectl(&["apply", "-f", &file.display().to_string()]).expect_success();
+}
+
+/// What `dig +short` says, its lines in order.
+fn short(dns: &NameServer, arguments: &[&str]) -> Result<String, String> {
+    let text = dns.dig(&[&["+short"], arguments].concat())?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    Ok(lines.join(" "))
+}
+
+fn code(dns: &NameServer, name: &str) -> Result<String, String> {
+    let text = dns.dig(&["+noall", "+comments", name])?;
+    let (_, rest) = text.split_once("status: ").ok_or(text.clone())?;
+    Ok(rest.split(',').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn names_are_served_as_long_as_they_are_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&directory.path().join("data"), &[]);
+    apply(&server, directory.path(), OBJECTS);
+    let dns = NameServer::start(server.kubeconfig(), &["--resolv-conf", ""]);
+    eventually("it is ready", LIMIT, || match dns.probe(1, "/ready")? {
+        (code, body) if (&*code, &*body) == ("200", "OK") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let check = || {
+        for way in ["+notcp", "+tcp"] {
+            for (arguments, expected) in [
+                (["web.default.svc.cluster.local", "A"], "10.96.0.77"),
+                (["web.default.svc.cluster.local", "AAAA"], ""),
+                (
+                    ["_http._tcp.web.default.svc.cluster.local", "SRV"],
+                    "0 100 80 web.default.svc.cluster.local.",
+                ),
+                (["db.default.svc.cluster.local", "A"], "10.244.0.2 10.244.0.3"),
+                (["db-0.db.default.svc.cluster.local", "A"], "10.244.0.2"),
+                (
+                    ["out.default.svc.cluster.local", "A"],
+                    "10.96.0.77 web.default.svc.cluster.local.",
+                ),
+                (["dns-version.cluster.local", "TXT"], "\"1.1.0\""),
+                (["77.0.96.10.in-addr.arpa", "PTR"], "web.default.svc.cluster.local."),
+                (["10-244-0-9.default.pod.cluster.local", "A"], "10.244.0.9"),
+            ] {
+                assert_eq!(
+                    short(&dns, &[&[way], &arguments[..]].concat()).unwrap(),
+                    expected,
+                    "{arguments:?} {way}"
+                );
+            }
+        }
+        assert_eq!(code(&dns, "none.default.svc.cluster.local").unwrap(), "NXDOMAIN");
+        assert_eq!(code(&dns, "web.default.svc.cluster.local").unwrap(), "NOERROR");
+        assert_eq!(code(&dns, "example.com").unwrap(), "REFUSED", "nobody is asked");
+    };
+    check();
+    // As they change.
+    apply(
+        &server,
+        directory.path(),
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: later}
+spec: {clusterIP: 10.96.0.78, ports: [{port: 80}]}
+",
+    );
+    eventually("a new Service has a name", LIMIT, || {
+        match short(&dns, &["later.default.svc.cluster.local"])? {
+            address if address == "10.96.0.78" => Ok(()),
+            other => Err(other),
+        }
+    });
+    // And while nobody tells of them.
+    server.kill();
+    thread::sleep(Duration::from_secs(1));
+    check();
+    assert_eq!(dns.probe(1, "/ready").unwrap().0, "200");
+    let (status, metrics) = dns.probe(2, "/metrics").unwrap();
+    assert_eq!(status, "200");
+    for line in [
+        "coredns_dns_requests_total{server=\"dns://:53\",zone=\"cluster.local.\",view=\"\",proto=\"udp\",family=\"1\",type=\"SRV\"} 2",
+        "coredns_dns_responses_total{server=\"dns://:53\",zone=\".\",view=\"\",rcode=\"REFUSED\",plugin=\"\"} 2",
+    ] {
+        assert!(metrics.lines().any(|there| there == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(dns.probe(0, "/health").unwrap(), ("200".to_owned(), "OK".to_owned()));
+}
+
+#[test]
+fn nothing_is_denied_before_the_cluster_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut server = Server::start(&data, &[]);
+    apply(&server, directory.path(), OBJECTS);
+    let kubeconfig = server.kubeconfig().to_owned();
+    server.kill();
+    let dns = NameServer::start(&kubeconfig, &["--resolv-conf", ""]);
+    let name = "none.default.svc.cluster.local";
+    eventually("it answers", LIMIT, || code(&dns, name).map(|code| assert_eq!(code, "SERVFAIL")));
+    assert_eq!(dns.probe(1, "/ready").unwrap(), ("503".to_owned(), "kubernetes".to_owned()));
+    assert_eq!(dns.probe(0, "/health").unwrap().0, "200");
+}
+
+#[test]
+fn a_corefile_is_read_again_when_it_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("data"), &[]);
+    apply(&server, directory.path(), OBJECTS);
+    let upstream = NameServer::start(
+        server.kubeconfig(),
+        &["--resolv-conf", "", "--cluster-domain", "corp.example"],
+    );
+    let forward = format!("corp.example:PORT {{\n forward . 127.0.0.1:{}\n}}\n", upstream.port());
+    let text = |domain: &str, more: &str, port: u16, ready: u16| {
+        let text = format!(
+            ".:PORT {{\n bind 127.0.0.1\n errors\n ready 127.0.0.1:{ready}\n kubernetes {domain} in-addr.arpa {{\n  pods insecure\n }}\n cache 30\n reload 200ms\n}}\n{more}"
+        );
+        text.replace("PORT", &port.to_string())
+    };
+    let file = directory.path().join("Corefile");
+    let dns = NameServer::start_by(server.kubeconfig(), &file, |port, ready| {
+        text("cluster.local", &forward, port, ready)
+    });
+    let is = |name: &str, expected: &str| {
+        eventually(&format!("{name} is {expected:?}"), LIMIT, || match short(&dns, &[name])? {
+            found if found == expected => Ok(()),
+            found => Err(found),
+        });
+    };
+    is("web.default.svc.cluster.local", "10.96.0.77");
+    is("web.default.svc.corp.example", "10.96.0.77");
+    // What is not accepted changes nothing.
+    fs::write(&file, "nonsense {\n").unwrap();
+    thread::sleep(Duration::from_millis(600));
+    is("web.default.svc.cluster.local", "10.96.0.77");
+    fs::write(&file, text("other.local", "", dns.port(), dns.ready_port())).unwrap();
+    is("web.default.svc.other.local", "10.96.0.77");
+    is("web.default.svc.corp.example", "");
+    // Until those who answered before have ended.
+    eventually("the old names are nobody's", LIMIT, || {
+        match &*code(&dns, "web.default.svc.cluster.local")? {
+            "REFUSED" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+}
+
+#[test]
+fn each_line_of_a_corefile_that_is_not_accepted_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("Corefile");
+    fs::write(&file, ".:53 {\n errors\n dnssec\n forward . nobody\n}\n").unwrap();
+    let mut command = std::process::Command::new(e2e::portolan_path());
+    command.args(["dns", "--conf", &file.display().to_string()]);
+    let said = e2e::run(command, LIMIT).expect_failure();
+    for part in ["line 3: dnssec: ", "line 4: forward . nobody: ", "accepted are"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// A question about a name, with an id.
+fn question(id: u16, name: &str, kind: u8) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, kind, 0, 1]);
+    message
+}
+
+#[test]
+fn an_upgrade_loses_no_question() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("data"), &[]);
+    apply(&server, directory.path(), OBJECTS);
+    let port = free_port();
+    let start = || NameServer::start_at(port, server.kubeconfig(), &["--resolv-conf", ""]);
+    let is_ready = |dns: &NameServer| match dns.probe(1, "/ready")? {
+        (code, _) if code == "200" => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    let mut dns = start();
+    eventually("it is ready", LIMIT, || is_ready(&dns));
+    let (is_over, pairs, lost) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (is_over, pairs, lost) = (&is_over, &pairs, &lost);
+    let ask = move || {
+        while !is_over.load(Ordering::Relaxed) {
+            // A socket of its own, as resolvers have, and both questions at once.
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            socket.connect(("127.0.0.1", port)).unwrap();
+            let name = "web.default.svc.cluster.local";
+            for (id, kind) in [(1, 1), (2, 28)] {
+                // Nobody may be there for a moment, which counts as lost below.
+                let _ = socket.send(&question(id, name, kind));
+            }
+            let mut buffer = [0; 512];
+            let answers = (0..2).filter(|_| {
+                matches!(socket.recv(&mut buffer), Ok(length) if length > 12 && buffer[3] & 0xf == 0)
+            });
+            let missing = 2 - answers.count() as u64;
+            pairs.fetch_add(1, Ordering::Relaxed);
+            lost.fetch_add(missing, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(ask);
+        }
+        let begin = Instant::now();
+        for _ in 0..3 {
+            let next = start();
+            eventually("the next one is ready", LIMIT, || is_ready(&next));
+            dns.end();
+            dns = next;
+        }
+        say(&format!("three upgrades in {:?}", begin.elapsed()));
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let (pairs, lost) = (pairs.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
+    say(&format!("{pairs} pairs of questions during three upgrades, {lost} lost"));
+    assert!(pairs > 1000);
+    assert_eq!(lost, 0);
+}
