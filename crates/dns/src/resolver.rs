@@ -62,6 +62,11 @@ impl Resolver {
         &self.upstreams
     }
 
+    /// Finds out who brings back what he is asked, and asks him no more.
+    pub async fn look_for_loops(&self) {
+        self.upstreams.look_for_loops().await;
+    }
+
     /// What the cache has done, if there is one.
     pub fn cache_counts(&self) -> Option<&Counts> {
         self.cache.as_ref().map(Cache::counts)

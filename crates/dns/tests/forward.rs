@@ -44,6 +44,10 @@ impl Other {
             let mut buffer = [0; 4096];
             while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
                 let query = Message::from_vec(&buffer[..length]).unwrap();
+                // Every server is asked once whether it leads back.
+                if query.queries[0].name().to_ascii().ends_with(".invalid.") {
+                    continue;
+                }
                 let before = count.fetch_add(1, Ordering::SeqCst);
                 let socket = socket.clone();
                 tokio::spawn(async move {
@@ -112,10 +116,13 @@ struct Own {
 
 impl Own {
     fn start(forwards: Vec<Forward>, limits: Limits) -> Self {
+        Self::run(Server::bind(any_port(), 1).unwrap(), forwards, limits)
+    }
+
+    fn run(server: Server, forwards: Vec<Forward>, limits: Limits) -> Self {
         let resolver = Arc::new(Resolver::new(Upstreams::new(forwards), Some(limits)));
         let zone = Zone::new("cluster.local").unwrap();
         let responder = Responder::new(Arc::new(Directory::new()), zone, resolver);
-        let server = Server::bind(any_port(), 1).unwrap();
         let address = server.local_addr().unwrap();
         let ending = tokio::sync::watch::Sender::new(false);
         let running = server.run(Arc::new(responder), Tallies::default(), ending.subscribe());
@@ -357,4 +364,19 @@ async fn too_many_that_wait_are_refused() {
     let refused = own.ask("b.example.").await;
     assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
     assert_eq!(first.await.unwrap().metadata.response_code, ResponseCode::ServFail);
+}
+
+#[tokio::test]
+async fn who_leads_back_here_is_not_asked() {
+    let other = Other::start(good).await;
+    let server = Server::bind(any_port(), 1).unwrap();
+    let servers = vec![server.local_addr().unwrap(), other.address];
+    let forward = Forward { policy: Policy::Sequential, ..Forward::everything(servers) };
+    let own = Own::run(server, vec![forward], Limits::default());
+    sleep(Duration::from_millis(500)).await;
+    let before = other.asked();
+    let start = Instant::now();
+    assert_eq!(last_octet(&own.ask("a.example.").await), Some(1));
+    assert!(start.elapsed() < Duration::from_millis(250), "{:?}", start.elapsed());
+    assert_eq!(other.asked(), before + 1);
 }

@@ -4,6 +4,7 @@
 //! waited for: the next one is asked beside it, and who answers first is taken.
 
 mod exchange;
+mod probe;
 mod server;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::wire::{Code, Name, Transport};
+use probe::Probe;
 use server::Upstream;
 
 /// How long one server is waited for before another one is asked too.
@@ -85,10 +87,18 @@ impl Forward {
 }
 
 /// Servers that know the rest of the world.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Upstreams {
     /// Those with the longest domain first.
     groups: Vec<Group>,
+    probe: Probe,
+}
+
+impl Default for Upstreams {
+    /// Nobody.
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 /// The servers of a domain.
@@ -137,7 +147,23 @@ impl Upstreams {
         };
         let mut groups: Vec<Group> = forwards.into_iter().map(group).collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.domain.labels()));
-        Self { groups }
+        let servers = groups.iter().map(|group| group.servers.len()).sum();
+        Self { groups, probe: Probe::new(servers) }
+    }
+
+    /// Finds out which servers bring back what they are asked, and asks them no more. Ends when it is known of all.
+    pub(crate) async fn look_for_loops(&self) {
+        let servers = self.groups.iter().flat_map(|group| &group.servers);
+        let looking: FuturesUnordered<_> = servers
+            .enumerate()
+            .map(|(number, server)| server.look_for_loop(&self.probe, number))
+            .collect();
+        looking.collect::<()>().await;
+    }
+
+    /// Notes that a name was asked for here; answers whether that is of no use to anybody else.
+    pub(crate) fn note(&self, name: &Name) -> bool {
+        self.probe.note(name)
     }
 
     /// Whether there is anybody to ask about anything.
@@ -195,8 +221,10 @@ impl Group {
             Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
             Policy::Random => RandomState::new().build_hasher().finish() as usize,
         };
-        let mut order: Vec<&Arc<Upstream>> = self.servers.iter().collect();
-        order.rotate_left(start % self.servers.len());
+        let mut order: Vec<&Arc<Upstream>> =
+            self.servers.iter().filter(|server| !server.is_self()).collect();
+        let count = order.len().max(1);
+        order.rotate_left(start % count);
         // One of those that are down is asked if there is no other.
         order.sort_by_key(|server| server.is_down());
         order
@@ -204,6 +232,9 @@ impl Group {
 
     async fn ask(&self, query: Arc<[u8]>, how: Transport) -> Result<Vec<u8>, NoAnswer> {
         let order = self.order();
+        if order.is_empty() {
+            return Err(NoAnswer::Failed);
+        }
         // A datagram may be lost: where there is only one server it is asked again.
         let mut next = order.iter().copied().cycle().take(ATTEMPTS.max(order.len()));
         let mut waiting = FuturesUnordered::new();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::exchange::exchange;
+use super::probe::{PAUSE, Probe};
 use crate::wire::Transport;
 
 /// How long it may take to answer.
@@ -29,6 +30,8 @@ pub(super) struct Upstream {
     /// How often in a row it did not answer.
     failures: AtomicU32,
     is_probed: AtomicBool,
+    /// What it is asked comes back here.
+    is_self: AtomicBool,
     asked: AtomicU64,
     failed: AtomicU64,
 }
@@ -39,6 +42,7 @@ impl Upstream {
             address,
             failures: AtomicU32::new(0),
             is_probed: AtomicBool::new(false),
+            is_self: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
@@ -47,6 +51,31 @@ impl Upstream {
     /// Whether it did not answer lately.
     pub(super) fn is_down(&self) -> bool {
         self.failures.load(Ordering::Relaxed) >= DOWN
+    }
+
+    /// Whether what it is asked comes back here.
+    pub(super) fn is_self(&self) -> bool {
+        self.is_self.load(Ordering::Relaxed)
+    }
+
+    /// Finds out whether what it is asked comes back here, by its number.
+    pub(super) async fn look_for_loop(&self, probe: &Probe, number: usize) {
+        let question = probe.question(number);
+        loop {
+            let asked = timeout(PATIENCE, exchange(self.address, &question, Transport::Udp)).await;
+            if probe.has_come_back(number) {
+                self.is_self.store(true, Ordering::Relaxed);
+                tracing::error!(
+                    server = %self.address,
+                    "what is asked of this DNS server comes back here: it is not asked"
+                );
+                return;
+            }
+            match asked {
+                Ok(Ok(_)) => return,
+                _ => sleep(PAUSE).await,
+            }
+        }
     }
 
     /// How often it was asked, and how often without an answer.

@@ -88,6 +88,8 @@ impl Server {
                 Err(error) => tracing::error!(%error, "no thread to answer DNS with"),
             }
         }
+        let looking = responder.clone();
+        let looking = tokio::spawn(async move { looking.look_for_loops().await });
         let serving = tcp::serve(self.tcp, responder, tallies.add(Transport::Tcp, at));
         let ended = async {
             if ending.wait_for(|is_ending| *is_ending).await.is_err() {
@@ -99,6 +101,7 @@ impl Server {
             () = serving => {}
             () = ended => {}
         }
+        looking.abort();
         readers.end();
         let start = Instant::now();
         let is_done = || threads.iter().all(|t| t.is_finished()) && Arc::strong_count(&open) == 1;

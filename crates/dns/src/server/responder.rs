@@ -124,6 +124,10 @@ impl Responder {
                 Found::Own(Reply::Written(response.finish(Code::NO_ERROR)))
             }
             Outcome::LeadsTo(target) => Found::Own(Reply::Open(open(Some(target)))),
+            // It has come back to us.
+            Outcome::Foreign if self.resolver.upstreams().note(&query.name) => {
+                Found::Foreign(Reply::Written(response.finish(Code::REFUSED)))
+            }
             Outcome::Foreign if self.may_ask(&query.name) => {
                 Found::Foreign(match self.resolver.known(query, now, buffer) {
                     Some(hit) if hit.is_due => Reply::WrittenOnce(hit.length, open(None)),
@@ -151,6 +155,11 @@ impl Responder {
             response.set_recursion_available();
         }
         response
+    }
+
+    /// Finds out who brings back what he is asked.
+    pub(super) async fn look_for_loops(&self) {
+        self.resolver.look_for_loops().await;
     }
 
     /// Asks others again for who comes next.
