@@ -24,3 +24,12 @@ pub fn monotonic_nanoseconds() -> u64 {
     let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or_default()
 }
+
+/// Gives memory back to the kernel that was needed for a while and is free now (malloc_trim(3)), where the allocator can.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: It touches only what is free.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}

@@ -54,15 +54,13 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// Who has an address: Services, by their keys.
+/// Who has an address: Services, by their keys. There are as many as endpoints, and nearly all are of the first kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Holder {
-    /// As its own; whoever else has it is not told.
-    Service(Arc<[u8]>, Box<[Arc<[u8]>]>),
     /// As that of an endpoint.
     Endpoint(Arc<[u8]>),
-    /// As that of an endpoint, several of them.
-    Endpoints(Box<[Arc<[u8]>]>),
+    /// Something else.
+    Others(Box<Known>),
 }
 
 impl Default for Directory {
@@ -133,9 +131,11 @@ impl Directory {
         let address = Address::from(address);
         match self.addresses.get(&address.0[..]) {
             None => Holders::Nobody,
-            Some(Holder::Service(key, _)) => Holders::Service(key),
             Some(Holder::Endpoint(key)) => Holders::Endpoints([key].into()),
-            Some(Holder::Endpoints(keys)) => Holders::Endpoints(keys),
+            Some(Holder::Others(known)) => match known.own {
+                Some(key) => Holders::Service(key),
+                None => Holders::Endpoints(known.endpoints.into_iter().collect()),
+            },
         }
     }
 
@@ -194,8 +194,9 @@ pub(crate) enum Holders {
 }
 
 /// All that is known of an address.
-#[derive(Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
+    /// The Service that has it as its own; whoever else has it is not told.
     own: Option<Arc<[u8]>>,
     endpoints: BTreeSet<Arc<[u8]>>,
 }
@@ -204,13 +205,8 @@ impl From<Option<Holder>> for Known {
     fn from(holder: Option<Holder>) -> Self {
         match holder {
             None => Self::default(),
-            Some(Holder::Service(key, others)) => {
-                Self { own: Some(key), endpoints: others.into_iter().collect() }
-            }
             Some(Holder::Endpoint(key)) => Self { own: None, endpoints: [key].into() },
-            Some(Holder::Endpoints(keys)) => {
-                Self { own: None, endpoints: keys.into_iter().collect() }
-            }
+            Some(Holder::Others(known)) => *known,
         }
     }
 }
@@ -231,13 +227,11 @@ impl Known {
         }
     }
 
-    fn holder(self) -> Option<Holder> {
-        let mut endpoints = self.endpoints.into_iter();
-        match (self.own, endpoints.len()) {
-            (Some(own), _) => Some(Holder::Service(own, endpoints.collect())),
+    fn holder(mut self) -> Option<Holder> {
+        match (&self.own, self.endpoints.len()) {
             (None, 0) => None,
-            (None, 1) => endpoints.next().map(Holder::Endpoint),
-            (None, _) => Some(Holder::Endpoints(endpoints.collect())),
+            (None, 1) => self.endpoints.pop_first().map(Holder::Endpoint),
+            _ => Some(Holder::Others(Box::new(self))),
         }
     }
 }

@@ -243,6 +243,8 @@ async fn follow(
         }
         directory.update(&world, &touched);
         if directory.is_synced() && !known.send_replace(true) {
+            // Lists as they come are larger than what is kept of them.
+            kernel::machine::trim_memory();
             tracing::info!(services = world.services().count(), "the cluster is known");
         }
     }
