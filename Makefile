@@ -13,8 +13,10 @@ LAB_COMMANDS := nginx mariadbd mariadb dig curl ping
 BENCH_COMMANDS := nft ip iptables conntrack
 # What asks DNS, what is asked beside it, and what gives each a processor.
 BENCH_DNS_COMMANDS := dnsperf unbound taskset
+# Resolvers that names are asked by: of another C library, and of a library of their own.
+RESOLVER_COMMANDS := musl-gcc /usr/include/ares.h
 # Programs that tests look at the kernel with.
-TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack
+TEST_COMMANDS := $(LAB_COMMANDS) nft ip iptables conntrack $(RESOLVER_COMMANDS)
 
 # Kernels that tests are also run under, and what that takes.
 KERNELS := 6.1 6.12
