@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Which packets at a link may be about a Service at all, by their destination: one bit for each address, of as many as
- * fall to it. Most packets are about none, and asking here costs a tenth of looking for their connection.
+ * fall to it. Most packets are about none, and asking here costs less than looking for their connection.
  *
  * Bits are set before they are needed, and never cleared. What is marked by another one that falls to the same bit is looked
  * for in vain, which does no harm.

@@ -42,11 +42,6 @@ impl Resolver {
         Self { upstreams, cache: limits.map(Cache::new), flights: Mutex::new(HashMap::new()) }
     }
 
-    /// One that nobody can ask anything.
-    pub fn none() -> Self {
-        Self::new(Upstreams::default(), None)
-    }
-
     /// Whether there is anybody to ask about anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.upstreams.is_empty()
@@ -83,16 +78,22 @@ impl Resolver {
         tokio::spawn(self.flight(query));
     }
 
-    /// Asks others, and answers the bytes for who has asked.
+    /// What is known, or else what others answer, as bytes for who has asked.
     pub(crate) async fn answer(self: &Arc<Self>, query: &Query<'_>) -> Vec<u8> {
         let mut buffer = vec![0; query.limit().max(LARGEST)];
-        if let Some(hit) = self.known(query, Instant::now(), &mut buffer) {
-            buffer.truncate(hit.length);
-            if hit.is_due {
-                self.ask_again(query);
-            }
-            return buffer;
+        let Some(hit) = self.known(query, Instant::now(), &mut buffer) else {
+            return self.ask(query).await;
+        };
+        buffer.truncate(hit.length);
+        if hit.is_due {
+            self.ask_again(query);
         }
+        buffer
+    }
+
+    /// Asks others about what is not known, and answers the bytes for who has asked.
+    pub(crate) async fn ask(self: &Arc<Self>, query: &Query<'_>) -> Vec<u8> {
+        let mut buffer = vec![0; query.limit().max(LARGEST)];
         let length = match self.find(query).await {
             Ok((Answered::Stored(stored), most)) => {
                 stored.answer(query, Duration::ZERO, most, &mut buffer)
@@ -136,7 +137,7 @@ impl Resolver {
             Ok(Ok(answered)) if !answered.is_failure() => Ok((answered, Duration::MAX)),
             _ => {
                 cache.count_stale();
-                Ok((Answered::Stored(stale), Cache::STALE))
+                Ok((Answered::Stored(stale), cache::STALE))
             }
         }
     }

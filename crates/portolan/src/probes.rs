@@ -1,7 +1,7 @@
 //! A small HTTP server for probes: plain, one answer a path.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,13 +76,16 @@ impl Answer {
 /// Binds to `address` and answers every request by its path. Ends only if it can't be bound and
 /// `hard_fail` is set; otherwise it goes on trying.
 pub(crate) async fn serve(
-    address: SocketAddr,
+    mut address: SocketAddr,
     hard_fail: bool,
     answer: impl Fn(&str) -> Answer + Send + std::marker::Sync + 'static,
 ) -> std::io::Error {
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
+            Err(error) if is_without_ipv6(address, &error) => {
+                address.set_ip(Ipv4Addr::UNSPECIFIED.into());
+            }
             Err(error) if hard_fail => return error,
             Err(error) => {
                 tracing::error!(%address, %error, "can't listen, trying again");
@@ -91,6 +94,12 @@ pub(crate) async fn serve(
         }
     };
     answer_all(listener, |_| true, answer).await
+}
+
+/// Whether all addresses could not be listened at since the machine has no IPv6.
+pub(crate) fn is_without_ipv6(address: SocketAddr, error: &std::io::Error) -> bool {
+    let is_all = address.is_ipv6() && address.ip().is_unspecified();
+    is_all && error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
 /// Answers every request by its path, on connections to local addresses that `accepts`.

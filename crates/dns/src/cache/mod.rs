@@ -30,7 +30,7 @@ pub struct Limits {
     pub success: Duration,
     /// See above.
     pub denial: Duration,
-    /// And at least; a failure for as long.
+    /// And at least.
     pub least: Duration,
     /// How long after its time an answer is given if there is no other.
     pub stale: Duration,
@@ -55,7 +55,7 @@ impl Default for Limits {
 /// How long a failure is believed (RFC 2308, 7.1).
 const FAILURE: Duration = Duration::from_secs(5);
 /// What is told of the time to live of an answer that is past its time (RFC 8767, 4: 30 s; names of clusters move).
-const STALE: Duration = Duration::from_secs(5);
+pub(crate) const STALE: Duration = Duration::from_secs(5);
 
 /// Answers by questions.
 #[derive(Debug)]
@@ -185,9 +185,6 @@ impl Cache {
     pub(crate) fn count_stale(&self) {
         self.counts.stale.fetch_add(1, Ordering::Relaxed);
     }
-
-    /// What is told of the time to live then.
-    pub(crate) const STALE: Duration = STALE;
 
     /// Keeps an answer for as long as it is good. One that could not be found out does not take the place of one that
     /// may still be given.

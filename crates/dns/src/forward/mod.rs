@@ -7,7 +7,6 @@ mod exchange;
 mod probe;
 mod server;
 
-use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -275,11 +274,4 @@ impl Group {
 fn is_failure(response: &[u8]) -> bool {
     let code = response.get(3).map_or(0, |byte| byte & 0xf);
     code == Code::SERVER_FAILURE.0 || code == Code::REFUSED.0
-}
-
-impl fmt::Display for Asked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.is_down { ", does not answer" } else { "" };
-        write!(f, "{}: {} questions{state}", self.server, self.questions)
-    }
 }

@@ -173,7 +173,7 @@ impl Responder {
     pub(super) async fn ask(&self, open: &Open) -> Vec<u8> {
         // It was read before.
         let Ok(query) = Query::read(&open.message, open.transport) else { return Vec::new() };
-        let Some(target) = &open.target else { return self.resolver.answer(&query).await };
+        let Some(target) = &open.target else { return self.resolver.ask(&query).await };
         let about = about(&query, target);
         let told = match Query::read(&about, open.transport) {
             Ok(query) => self.resolver.answer(&query).await,

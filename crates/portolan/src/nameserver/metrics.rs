@@ -185,7 +185,7 @@ impl Told {
 
     fn cache(&self, to: &mut String) -> fmt::Result {
         let Some(counts) = self.resolver.cache_counts() else { return Ok(()) };
-        let labels = "server=\"dns://:53\",zones=\".\",view=\"\"";
+        let labels = format!("server=\"{SERVER}\",zones=\".\",view=\"\"");
         head(to, "coredns_cache_hits_total", "counter", "Answers of others that were known.")?;
         for (kind, count) in ["success", "denial"].iter().zip(&counts.hits) {
             writeln!(to, "coredns_cache_hits_total{{{labels},type=\"{kind}\"}} {}", load(count))?;

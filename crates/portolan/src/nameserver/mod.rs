@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::client;
 use crate::errors::sentence;
-use crate::probes::{Answer, serve};
+use crate::probes::{Answer, is_without_ipv6, serve};
 use crate::proxy::BACKLOG;
 use crate::runtime;
 use metrics::{Current, Metrics};
@@ -139,8 +139,14 @@ impl Shared {
         let readers = answers.readers.unwrap_or_else(all);
         let mut bound = Vec::new();
         for address in &answers.listen {
-            let server = Server::bind(*address, readers);
-            bound.push(server.with_context(|| format!("listen for DNS on {address}"))?);
+            match Server::bind(*address, readers) {
+                Err(error) if answers.listen.len() > 1 && is_without_ipv6(*address, &error) => {
+                    tracing::info!("this machine has no IPv6: {address} is left out");
+                }
+                server => {
+                    bound.push(server.with_context(|| format!("listen for DNS on {address}"))?);
+                }
+            }
         }
         tracing::info!(listen = ?answers.listen, "names below {domain} are answered");
         for asked in resolver.upstreams().asked() {
