@@ -1,9 +1,10 @@
 //! `portolan proxy` on a host of a lab that has no node agent.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Lab, portolan_path, run};
+use crate::{Lab, eventually, portolan_path, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -73,12 +74,23 @@ impl Proxy {
         format!("/run/portolan/lab/{}/node-1/kubeconfig", lab.name())
     }
 
-    /// Sends a signal, as pkill(1) takes it, and waits for the end.
+    /// Sends a signal, as kill(1) takes it, and waits until nothing of it is left: `lab exec` ends at the signal
+    /// at once, the proxy needs a moment more to let go of its ports.
     pub fn end(&mut self, signal: &str) {
-        let mut kill = Command::new("pkill");
-        kill.args([signal, "-f", &self.pattern]);
-        // Whether there was one is seen by what happens next.
-        let _ = run(kill, LIMIT);
+        let mut told = BTreeSet::new();
+        eventually("the proxy has ended", LIMIT, || {
+            let mut find = Command::new("pgrep");
+            find.args(["-f", &self.pattern]);
+            let found = run(find, LIMIT).stdout;
+            // One that `lab exec` starts at this moment is found the next time.
+            for process in found.lines().filter(|process| told.insert((*process).to_owned())) {
+                let mut kill = Command::new("kill");
+                kill.args([signal, process]);
+                // It may have ended by itself.
+                let _ = run(kill, LIMIT);
+            }
+            if found.is_empty() { Ok(()) } else { Err(found) }
+        });
         let _ = self.exec.wait();
     }
 
