@@ -103,7 +103,7 @@ impl Site {
     fn proxy(&self, mode: &str) -> Proxy {
         let flags = ["--cluster-cidr", "10.244.0.0/16", "--proxy-mode", mode];
         let proxy = Proxy::start_with(&self.lab, &flags);
-        eventually("it has programmed", LIMIT, || match self.status().ok()? {
+        eventually("it has programmed", LIMIT, || match self.status().stdout {
             status if status.contains("transaction ") => Ok(()),
             status => Err(status),
         });
@@ -229,7 +229,7 @@ fn ipvs_comes_stays_and_goes_beside_what_others_have() {
 
     let mut proxy = site.proxy("ipvs");
     site.wait_for_answers();
-    let status = site.status().expect_success();
+    let status = site.status().stdout;
     assert!(status.contains("ipvs"), "{status}");
     for line in ["-A -t 10.96.7.7:80 -s rr", "-A -u 172.31.0.2:30080 -s rr"] {
         assert!(site.servers().contains(line), "{line} in {}", site.servers());
