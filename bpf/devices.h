@@ -12,6 +12,7 @@
 #include "errors.h"
 #include "forward.h"
 #include "marks.h"
+#include "ranges.h"
 #include "refusal.h"
 #include "tables.h"
 
@@ -31,22 +32,6 @@
 
 TABLE(devices, __u32, struct device);
 
-#define RANGES(name, key_type)                                                \
-	struct {                                                              \
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                          \
-		__uint(max_entries, 1);                                       \
-		__uint(map_flags, BPF_F_NO_PREALLOC);                         \
-		__type(key, key_type);                                        \
-		__type(value, __u32);                                         \
-	} name SEC(".maps")
-
-/* Addresses of pods. */
-RANGES(pods, struct range);
-/* Virtual addresses: where there is no frontend nothing is. */
-RANGES(virtual_ranges, struct range);
-/* Who may connect to frontends that not everybody may connect to. */
-RANGES(sources, struct source_range);
-
 /* What all fragments of a packet have. */
 struct fragment {
 	struct address source;
@@ -57,24 +42,6 @@ struct fragment {
 
 /* The ports of fragments, which only the first one has. */
 MEMORY(fragments, struct fragment, __u32);
-
-static __always_inline bool is_in(void *ranges, const struct address *address)
-{
-	struct range key = {.length = 128, .address = *address};
-
-	return bpf_map_lookup_elem(ranges, &key) != NULL;
-}
-
-static __always_inline bool may_connect(const struct frontend *frontend, const struct address *source)
-{
-	struct source_range key = {.length = 192, .address = *source};
-
-	if (!frontend->sources)
-		return true;
-	key.of[0] = (__u32)frontend->sources;
-	key.of[1] = (__u32)(frontend->sources >> 32);
-	return bpf_map_lookup_elem(&sources, &key) != NULL;
-}
 
 /* Gives a fragment the ports that the first one of its packet has. */
 static __always_inline bool complete_fragment(struct packet *packet)
@@ -205,7 +172,7 @@ SEPARATE int start(struct __sk_buff *skb, const struct packet *packet, struct tr
 	if (!frontend) {
 		if (is_virtual)
 			return TELL;
-		return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
+		return is_vacant(&tuple->destination.address) ? LOST : NEXT;
 	}
 	if (!may_connect(frontend, &tuple->source.address))
 		return LOST;
@@ -253,8 +220,7 @@ static __always_inline int come_in(struct __sk_buff *skb, __u32 l3)
 	if (packet.is_error)
 		return lead_error(skb, &packet);
 	if (!is_marked(&packet.tuple.destination.address))
-		return begins(&packet) && is_in(&virtual_ranges, &packet.tuple.destination.address) ? LOST
-												    : NEXT;
+		return begins(&packet) && is_vacant(&packet.tuple.destination.address) ? LOST : NEXT;
 	struct translation *known = NULL;
 
 	if (has_ports(&packet)) {
@@ -314,7 +280,7 @@ SEPARATE int keep_from_leaving(struct __sk_buff *skb, const struct packet *packe
 	}
 	if (is_virtual)
 		return refuse(skb, packet, BPF_F_INGRESS);
-	return is_in(&virtual_ranges, &tuple->destination.address) ? LOST : NEXT;
+	return is_vacant(&tuple->destination.address) ? LOST : NEXT;
 }
 
 /*

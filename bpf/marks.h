@@ -10,6 +10,7 @@
 #define PORTOLAN_MARKS_H
 
 #include "packet.h"
+#include "ranges.h"
 #include "tables.h"
 
 #define BITMAP(name)                                                          \
@@ -54,10 +55,7 @@ static __always_inline void mark(const struct address *address)
 		__sync_fetch_and_or(word, 1ULL << bit % 64);
 }
 
-/*
- * Whether a packet is plainly about no Service: of TCP, not the first one of a connection, and not marked. All others are
- * looked at thoroughly.
- */
+/* Whether a packet is plainly about no Service: of TCP, and not marked. All others are looked at thoroughly. */
 static __always_inline bool is_foreign(struct __sk_buff *skb, __u32 l3)
 {
 	void *start = (void *)(long)skb->data + l3, *end = (void *)(long)skb->data_end;
@@ -79,7 +77,7 @@ static __always_inline bool is_foreign(struct __sk_buff *skb, __u32 l3)
 	} else {
 		return false;
 	}
-	return (!tcp->syn || tcp->ack) && !is_loopback(&to) && !is_marked(&to);
+	return !is_loopback(&to) && !is_marked(&to) && (!tcp->syn || tcp->ack || !is_vacant(&to));
 }
 
 #endif
