@@ -2,7 +2,9 @@
 //! under the rules of several proxies.
 //!
 //! Each rule set has a site of its own, so that all are there at the same time and are measured in
-//! turn, in alternating order: what the machine does meanwhile hits them alike.
+//! turn, a moment each and again, in alternating order: what the machine does meanwhile hits them alike. A machine that
+//! others share is some percent faster or slower for seconds; a rate that is compared with another one half a
+//! minute later says more of that than of the rules.
 
 mod shapes;
 mod traffic;
@@ -113,14 +115,32 @@ struct Loaded {
     _process: Option<Measured>,
 }
 
+/// How long a moment is.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// One way under one rule set, and what its runs have shown.
 struct Case<'l> {
     rules: &'l Loaded,
     way: Way,
+    current: Run,
     connections: Vec<f64>,
     cpu_us: Vec<f64>,
     answer_p50_us: Vec<f64>,
     answer_p99_us: Vec<f64>,
+    throughput: Vec<f64>,
+}
+
+/// What the moments of a run have shown so far.
+#[derive(Default)]
+struct Run {
+    connections: f64,
+    /// How long they took, in seconds.
+    took: f64,
+    /// How long processors were busy with them, in seconds.
+    busy: f64,
+    /// Of each answer, in microseconds.
+    answers: Vec<f64>,
+    /// Bytes a second of each moment.
     throughput: Vec<f64>,
 }
 
@@ -139,17 +159,20 @@ pub(crate) fn measure(
     }
     let mut cases: Vec<Case<'_>> =
         loaded.iter().flat_map(|rules| rules.ways().map(|way| Case::new(rules, way))).collect();
+    let moments = amount.run.div_duration_f64(MOMENT).ceil().max(1.0) as u32;
     for run in 0..amount.runs {
         progress.step(&format!("traffic, run {} of {}", run + 1, amount.runs));
-        let order: Vec<usize> = match run % 2 {
-            0 => (0..cases.len()).collect(),
-            _ => (0..cases.len()).rev().collect(),
-        };
-        for place in order {
-            let case = &mut cases[place];
-            let context = format!("{} under the rules of {}", case.way.name(), case.rules.name);
-            case.run(amount.run).context(context)?;
+        for moment in 0..moments {
+            let mut order: Vec<&mut Case<'_>> = cases.iter_mut().collect();
+            if moment % 2 == 1 {
+                order.reverse();
+            }
+            for case in order {
+                let context = format!("{} under the rules of {}", case.way.name(), case.rules.name);
+                case.measure(amount.run / moments).context(context)?;
+            }
         }
+        cases.iter_mut().for_each(Case::finish_run);
         progress.part();
     }
     Ok(cases.iter().map(|case| case.result(&cases)).collect())
@@ -292,6 +315,7 @@ impl<'l> Case<'l> {
         Self {
             rules,
             way,
+            current: Run::default(),
             connections: Vec::new(),
             cpu_us: Vec::new(),
             answer_p50_us: Vec::new(),
@@ -300,26 +324,35 @@ impl<'l> Case<'l> {
         }
     }
 
-    fn run(&mut self, duration: Duration) -> anyhow::Result<()> {
+    /// Measures for a moment: new connections for so long, answers and throughput for half as long each.
+    fn measure(&mut self, duration: Duration) -> anyhow::Result<()> {
         let (site, endpoints) = (&self.rules.site, self.rules.endpoints(self.way));
         let (client, to) = (self.rules.client(self.way), self.rules.address(self.way));
         if self.rules.services > 0 {
-            // What is tracked of earlier runs would have to be replaced.
+            // What is tracked of earlier ones would have to be replaced.
             site.run(&site.node, &["conntrack", "-F"])?;
         }
-        // What the last run has left to do.
+        // What the last one has left to do.
         thread::sleep(Duration::from_millis(50));
+        let run = &mut self.current;
         let before = busy()?;
         let start = Instant::now();
-        let made = client.run(|| traffic::connections(endpoints, to, duration))?? as f64;
-        self.connections.push(made / start.elapsed().as_secs_f64());
-        self.cpu_us.push((busy()? - before) * 1e6 / made);
-        let times = client.run(|| traffic::answers(endpoints, to, duration / 2))??;
-        self.answer_p50_us.push(quantile(&times, 0.5));
-        self.answer_p99_us.push(quantile(&times, 0.99));
+        run.connections += client.run(|| traffic::connections(endpoints, to, duration))?? as f64;
+        run.took += start.elapsed().as_secs_f64();
+        run.busy += busy()? - before;
+        run.answers.extend(client.run(|| traffic::answers(endpoints, to, duration / 2))??);
         let throughput = client.run(|| traffic::throughput(endpoints, to, duration / 2))??;
-        self.throughput.push(throughput);
+        run.throughput.push(throughput);
         Ok(())
+    }
+
+    fn finish_run(&mut self) {
+        let run = std::mem::take(&mut self.current);
+        self.connections.push(run.connections / run.took);
+        self.cpu_us.push(run.busy * 1e6 / run.connections);
+        self.answer_p50_us.push(quantile(&run.answers, 0.5));
+        self.answer_p99_us.push(quantile(&run.answers, 0.99));
+        self.throughput.push(quantile(&run.throughput, 0.5));
     }
 
     fn result(&self, all: &[Case<'_>]) -> Path {
