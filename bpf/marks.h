@@ -26,13 +26,16 @@ BITMAP(marked);
 /* By programs: clients that keep their address, which answers go to. */
 BITMAP(met);
 
-/* The bit of an address, of all. */
+/*
+ * The bit of an address: the upper ones of a product depend on all below, and neighbours are far from each other
+ * (Fibonacci hashing; Knuth, The Art of Computer Programming, 6.4).
+ */
 static __always_inline __u32 bit_of(const struct address *address)
 {
 	const __u32 *word = address->word;
-	__u64 hash = mixed(((__u64)word[0] << 32 | word[1]) ^ ((__u64)word[3] << 32 | word[2]));
+	__u64 first = (__u64)word[0] << 32 | word[1], second = (__u64)word[2] << 32 | bpf_ntohl(word[3]);
 
-	return hash % (MARKS * 64);
+	return (first * 0xff51afd7ed558ccdULL ^ second) * 0x9e3779b97f4a7c15ULL >> (64 - MARK_BITS);
 }
 
 static __always_inline bool is_marked(const struct address *address)
@@ -55,29 +58,35 @@ static __always_inline void mark(const struct address *address)
 		__sync_fetch_and_or(word, 1ULL << bit % 64);
 }
 
-/* Whether a packet is plainly about no Service: of TCP, and not marked. All others are looked at thoroughly. */
+/* Whether a packet of TCP is plainly about no Service. */
+static __always_inline bool is_foreign_to(const struct address *address, const struct tcphdr *tcp)
+{
+	if (is_marked(address) || is_loopback(address))
+		return false;
+	return !tcp->syn || tcp->ack || !is_vacant(address);
+}
+
+/*
+ * Whether a packet is plainly about no Service: of TCP, and not marked. All others are looked at thoroughly. What is done
+ * here is done for every packet of every pod: each family has its own way, without a branch for the other.
+ */
 static __always_inline bool is_foreign(struct __sk_buff *skb, __u32 l3)
 {
 	void *start = (void *)(long)skb->data + l3, *end = (void *)(long)skb->data_end;
 	struct iphdr *v4 = start;
 	struct ipv6hdr *v6 = start;
 	struct address to;
-	struct tcphdr *tcp;
 
-	if (start + sizeof(*v6) + sizeof(*tcp) <= end && v4->version == 6) {
-		if (v6->nexthdr != IPPROTO_TCP)
-			return false;
-		__builtin_memcpy(&to, &v6->daddr, sizeof(to));
-		tcp = (void *)(v6 + 1);
-	} else if (start + sizeof(*v4) + sizeof(*tcp) <= end && v4->version == 4 && v4->ihl == 5) {
-		if (v4->protocol != IPPROTO_TCP)
-			return false;
-		to = mapped(v4->daddr);
-		tcp = (void *)(v4 + 1);
-	} else {
+	if (start + sizeof(*v4) + sizeof(struct tcphdr) > end)
 		return false;
+	if (v4->version == 4 && v4->ihl == 5) {
+		to = mapped(v4->daddr);
+		return v4->protocol == IPPROTO_TCP && is_foreign_to(&to, (void *)(v4 + 1));
 	}
-	return !is_loopback(&to) && !is_marked(&to) && (!tcp->syn || tcp->ack || !is_vacant(&to));
+	if (start + sizeof(*v6) + sizeof(struct tcphdr) > end || v6->version != 6)
+		return false;
+	__builtin_memcpy(&to, &v6->daddr, sizeof(to));
+	return v6->nexthdr == IPPROTO_TCP && is_foreign_to(&to, (void *)(v6 + 1));
 }
 
 #endif

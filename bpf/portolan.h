@@ -231,8 +231,9 @@ struct range {
 	struct address address;
 };
 
-/* Words of 64 bits of `marked` and `met`. */
-#define MARKS 16384
+/* `marked` and `met` have 2 to the power of this bits, in words of 64. */
+#define MARK_BITS 20
+#define MARKS (1 << MARK_BITS >> 6)
 
 /* Key of `sources`: who may connect to a frontend. */
 struct source_range {

@@ -10,8 +10,8 @@ use super::programs::Tables;
 use super::wire::Wire;
 use crate::Result;
 
-/// How many words of 64 bits there are.
-const WORDS: u64 = 16_384;
+/// There are 2 to the power of this bits.
+const BITS: u32 = 20;
 
 /// Bits by addresses, in words.
 pub(super) type Marks = Table<{ u32::SIZE }, { u64::SIZE }>;
@@ -52,19 +52,12 @@ fn bit_of(address: &Address) -> u64 {
     let bytes: [u8; Address::SIZE] = address.to_bytes();
     let word = |at: usize| {
         let word = bytes[4 * at..4 * at + 4].try_into().expect("an address has four words");
-        u64::from(u32::from_ne_bytes(word))
+        u32::from_ne_bytes(word)
     };
-    let mixed = (word(0) << 32 | word(1)) ^ (word(3) << 32 | word(2));
-    mix(mixed) % (WORDS * 64)
-}
-
-/// MurmurHash3's last steps.
-fn mix(mut hash: u64) -> u64 {
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ hash >> 33
+    let half = |upper: u32, lower: u32| u64::from(upper) << 32 | u64::from(lower);
+    let (first, second) = (half(word(0), word(1)), half(word(2), u32::from_be(word(3))));
+    let mixed = first.wrapping_mul(0xff51_afd7_ed55_8ccd) ^ second;
+    mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - BITS)
 }
 
 #[cfg(test)]
@@ -79,6 +72,6 @@ mod tests {
         let ip = |n: u32| IpAddr::from(Ipv4Addr::from(0x0a60_0000 + n));
         let bits: HashSet<u64> = (0..50_000).map(|n| bit_of(&ip(n).into())).collect();
         assert!(bits.len() > 48_000, "{}", bits.len());
-        assert!(bits.iter().all(|bit| *bit < WORDS * 64));
+        assert!(bits.iter().all(|bit| *bit < 1 << BITS));
     }
 }
