@@ -79,17 +79,25 @@ SEPARATE int lead(struct __sk_buff *skb, const struct packet *packet, const stru
 		return LOST;
 	__u32 first = 0;
 	struct node *own = bpf_map_lookup_elem(&node, &first);
-	struct way way = {};
 
-	if ((to->flags & IS_TAKEN_OVER || (own && own->flags & MAY_REDIRECT)) &&
-	    find_way(skb, packet, &to->destination, &way)) {
-		struct device *device = bpf_map_lookup_elem(&devices, &way.link);
+	if (to->flags & IS_TAKEN_OVER || (own && own->flags & MAY_REDIRECT)) {
+		struct hop *hop = hop_of(packet, &to->destination);
 
-		if (device) {
-			if (!rewrite(skb, packet, &to->source, &to->destination, true))
-				return LOST;
-			return send(skb, packet, &way, device);
+		if (hop && may_follow(skb, packet, &to->destination, hop)) {
+			if (is_plain(packet))
+				return follow_plain(skb, packet, &to->source, &to->destination, hop);
+			return rewrite(skb, packet, &to->source, &to->destination, true) ? follow(skb, hop)
+											 : LOST;
 		}
+		struct way way = {};
+		struct device *device = find_way(skb, packet, &to->destination, &way)
+						? bpf_map_lookup_elem(&devices, &way.link)
+						: NULL;
+
+		if (device)
+			return rewrite(skb, packet, &to->source, &to->destination, true)
+				       ? send(skb, packet, &to->destination, &way, device, hop)
+				       : LOST;
 	}
 	if (!prepare(&packet->tuple, to))
 		return LOST;

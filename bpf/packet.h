@@ -298,14 +298,16 @@ static __always_inline bool replace_pseudo_v6(struct __sk_buff *skb, __u32 at, _
 	return !failed;
 }
 
-/* Tells the checksum of TCP or UDP of other addresses, and of other ports, which are written. */
-static __always_inline bool change_transport(struct __sk_buff *skb, const struct packet *packet,
-					     __u32 of_addresses, const struct endpoint *source,
-					     const struct endpoint *destination)
+/* Both ports, as they lie in a header. */
+static __always_inline __u32 ports_of(const struct endpoint *source, const struct endpoint *destination)
 {
-	const struct tuple *from = &packet->tuple;
-	__u32 before = (__u32)from->source.port | (__u32)from->destination.port << 16;
-	__u32 after = (__u32)source->port | (__u32)destination->port << 16;
+	return (__u32)source->port | (__u32)destination->port << 16;
+}
+
+/* Tells the checksum of TCP or UDP of other addresses, and of other ports. */
+static __always_inline bool change_sum(struct __sk_buff *skb, const struct packet *packet, __u32 of_addresses,
+				       __u32 before, __u32 after)
+{
 	__u32 at = packet->l4 + offsetof(struct tcphdr, check);
 	__u64 flags = 0;
 
@@ -320,11 +322,41 @@ static __always_inline bool change_transport(struct __sk_buff *skb, const struct
 	} else if (bpf_l4_csum_replace(skb, at, 0, of_addresses, flags | BPF_F_PSEUDO_HDR)) {
 		return false;
 	}
-	if (before == after)
-		return true;
+	return before == after || !bpf_l4_csum_replace(skb, at, before, after, flags | sizeof(after));
+}
+
+/* The same, and writes the ports. */
+static __always_inline bool change_transport(struct __sk_buff *skb, const struct packet *packet,
+					     __u32 of_addresses, const struct endpoint *source,
+					     const struct endpoint *destination)
+{
+	__u32 before = ports_of(&packet->tuple.source, &packet->tuple.destination);
+	__u32 after = ports_of(source, destination);
+
+	if (!change_sum(skb, packet, of_addresses, before, after))
+		return false;
 	/* In both protocols the ports are foremost. */
-	return !bpf_l4_csum_replace(skb, at, before, after, flags | sizeof(after)) &&
-	       !bpf_skb_store_bytes(skb, packet->l4, &after, sizeof(after), 0);
+	return before == after || !bpf_skb_store_bytes(skb, packet->l4, &after, sizeof(after), 0);
+}
+
+/* Changes addresses in a header of IPv4, and its checksum by `change`. */
+static __always_inline void change_v4(struct iphdr *ip, __u64 change, __be32 source, __be32 destination,
+				      bool is_hop)
+{
+	ip->saddr = source;
+	ip->daddr = destination;
+	ip->ttl -= is_hop;
+	/* The hops are the upper half of a word. */
+	ip->check = changed_checksum(ip->check,
+				     is_hop ? change + (__u16)~bpf_htons(0x100) : change);
+}
+
+/* What the checksum of a header of IPv4 gets to know. */
+static __always_inline __u64 changed_v4(const struct packet *packet, __be32 source, __be32 destination)
+{
+	__u64 change = changed_word(0, packet->tuple.source.address.word[3], source);
+
+	return changed_word(change, packet->tuple.destination.address.word[3], destination);
 }
 
 static __always_inline bool rewrite_v4(struct __sk_buff *skb, const struct packet *packet, __u64 change,
@@ -334,12 +366,7 @@ static __always_inline bool rewrite_v4(struct __sk_buff *skb, const struct packe
 
 	if (!load_again(skb, packet, 0, &ip, sizeof(ip)))
 		return false;
-	ip.saddr = source;
-	ip.daddr = destination;
-	ip.ttl -= is_hop;
-	/* The hops are the upper half of a word. */
-	ip.check = changed_checksum(ip.check,
-				    is_hop ? change + (__u16)~bpf_htons(0x100) : change);
+	change_v4(&ip, change, source, destination, is_hop);
 	return !bpf_skb_store_bytes(skb, packet->l3, &ip, sizeof(ip), 0);
 }
 
@@ -381,9 +408,7 @@ SEPARATE bool rewrite(struct __sk_buff *skb, const struct packet *packet, const 
 		if (!rewrite_v6(skb, packet, &source->address, &destination->address, is_hop))
 			return false;
 	} else {
-		change = changed_word(change, from->source.address.word[3], source->address.word[3]);
-		change = changed_word(change, from->destination.address.word[3],
-				      destination->address.word[3]);
+		change = changed_v4(packet, source->address.word[3], destination->address.word[3]);
 		if (!rewrite_v4(skb, packet, change, source->address.word[3],
 				destination->address.word[3], is_hop))
 			return false;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use dataplane::Sync;
 use model::Protocol;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, socket,
 };
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::hosts::{Addresses, Host, Hosts, NODE, POD_A, V4, V6, VIP};
@@ -26,6 +28,7 @@ on_every_plane!(
     extension_headers_are_passed_over,
     what_is_forwarded_can_be_filtered,
     a_link_that_comes_later_is_served,
+    a_way_that_changes_is_taken,
 );
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -237,6 +240,57 @@ fn a_link_that_comes_later_is_served(plane: Plane) {
     }
     watching.abort();
     drop(sync);
+}
+
+/// A connection goes on where its endpoint has moved to, though nobody tells the proxy.
+fn a_way_that_changes_is_taken(plane: Plane) {
+    let hosts = Hosts::new();
+    // Each processor may have a memory of its own.
+    let mut first = CpuSet::new();
+    first.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+    for net in [&V4, &V6] {
+        let address = new_address(&hosts, net);
+        let at = SocketAddr::new(address, 8080);
+        let _backend =
+            programmed(plane, &hosts, &cluster_with(net, json!({}), &[&address.to_string()]));
+        let serve = |host: &Host| {
+            let socket = host.run(|| UdpSocket::bind(at).unwrap());
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            socket
+        };
+        let any = SocketAddr::new(net.outside.parse().unwrap(), 0);
+        let client = hosts.outside.run(|| UdpSocket::bind(any).unwrap());
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        client.connect(node_port(net)).unwrap();
+        let ask = |server: &UdpSocket| -> std::io::Result<()> {
+            client.send(b"?")?;
+            let (_, seen) = server.recv_from(&mut [0; 10])?;
+            server.send_to(b"!", seen)?;
+            client.recv(&mut [0; 10]).map(drop)
+        };
+        let answers = |server: &UdpSocket, what: &str| {
+            let start = Instant::now();
+            while let Err(error) = ask(server) {
+                assert!(start.elapsed() < within(Duration::from_secs(1)), "{what}: {error}");
+            }
+        };
+        let before = serve(&hosts.pod_a);
+        answers(&before, "before");
+        for _ in 0..10 {
+            ask(&before).unwrap();
+        }
+        // The old place has it still, and would answer with an error.
+        drop(before);
+        hosts.pod_c.add_address(address);
+        let family = if address.is_ipv6() { "-6" } else { "-4" };
+        let moved = format!("ip {family} route replace {address} via {}", net.pod_c);
+        hosts.node.sh(&moved);
+        answers(&serve(&hosts.pod_c), "afterwards");
+        hosts.node.sh(&format!("ip {family} route del {address} via {}", net.pod_c));
+        hosts.pod_a.remove_address(address);
+        hosts.pod_c.remove_address(address);
+    }
 }
 
 /// The data plane of a node as a proxy runs it, with who notices what changes around it; and what that runs on.
