@@ -26,7 +26,7 @@ pub mod tally;
 pub mod wire;
 
 pub use answer::{Zone, answer};
-pub use directory::Directory;
+pub use directory::{Directory, Pod, PodWriter};
 pub use forward::{Forward, Upstreams};
 pub use resolver::Resolver;
 pub use server::{QueryLog, Responder, Server};

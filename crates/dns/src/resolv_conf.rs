@@ -1,6 +1,8 @@
-//! The servers that resolv.conf(5) names.
+//! What resolv.conf(5) names: servers, and domains to search.
 
 use std::net::{IpAddr, SocketAddr};
+
+use crate::wire::Name;
 
 /// The port of DNS.
 const PORT: u16 = 53;
@@ -16,6 +18,17 @@ pub fn name_servers(text: &str) -> Vec<SocketAddr> {
     text.lines().filter_map(server).collect()
 }
 
+/// The domains that names are looked for in, in order: those of the last line that names some, as libc has it. What is no
+/// name is skipped.
+pub fn search_domains(text: &str) -> Vec<Name> {
+    let domains = |line: &str| {
+        let mut words = line.split_whitespace();
+        matches!(words.next()?, "search" | "domain")
+            .then(|| words.filter_map(|word| Name::parse(word).ok()).collect())
+    };
+    text.lines().filter_map(domains).next_back().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +38,9 @@ mod tests {
         let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver 192.0.2.1\n nameserver  2001:db8::1 # x\nnameserver fe80::1%eth0\noptions ndots:5\n";
         let servers: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["192.0.2.1:53", "[2001:db8::1]:53"]);
+        let domains: Vec<String> = search_domains(text).iter().map(ToString::to_string).collect();
+        assert_eq!(domains, ["a.", "b."]);
+        assert_eq!(search_domains("domain x\nnameserver 192.0.2.1\n").len(), 1);
+        assert_eq!(search_domains("").len(), 0);
     }
 }

@@ -43,6 +43,14 @@ impl<K: AsRef<[u8]> + Clone, V: Clone> Table<K, V> {
         self.with(key, V::clone)
     }
 
+    /// A key as it is kept.
+    pub(crate) fn key(&self, key: &[u8]) -> Option<K> {
+        let list = self.place_of(key).load();
+        let list = list.as_ref()?;
+        let at = list.binary_search_by(|(known, _)| known.as_ref().cmp(key)).ok()?;
+        Some(list[at].0.clone())
+    }
+
     /// Sets or removes what a key leads to. There is one who writes.
     pub(crate) fn set(&self, key: K, value: Option<V>) {
         let place = self.place_of(key.as_ref());

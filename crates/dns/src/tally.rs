@@ -141,7 +141,7 @@ impl Tally {
         let add = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
         let kind = seen.and_then(|seen| KINDS.iter().position(|(kind, _)| *kind == seen.kind));
         add(&counted.requests[kind.unwrap_or(KINDS.len() - 1)]);
-        let code = Code(answer.get(3).map_or(0, |byte| byte & 0xf));
+        let code = Code::of(answer).unwrap_or(Code::NO_ERROR);
         let code = CODES.iter().position(|(known, _)| *known == code);
         add(&counted.responses[code.unwrap_or(CODES.len() - 1)]);
         if seen.is_some_and(|seen| seen.is_dnssec_ok) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dns::tally::Tallies;
-use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone};
+use dns::{Directory, Forward, Pod, PodWriter, Resolver, Responder, Server, Upstreams, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use model::{Event, Object, World};
+use model::{Event, Kind, Object, World};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -19,7 +19,8 @@ fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// A server that answers every question with one address.
+/// A server that answers every question with one address, but for names that begin with `silent` or `none`, and those of
+/// a company.
 async fn upstream() -> SocketAddr {
     let socket = UdpSocket::bind(any_port()).await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -30,8 +31,17 @@ async fn upstream() -> SocketAddr {
             let mut response = Message::response(query.metadata.id, OpCode::Query);
             let name = query.queries[0].name().clone();
             response.add_query(query.queries[0].clone());
-            let data = RData::A(A::new(192, 0, 2, 1));
-            response.add_answer(Record::from_rdata(name, 60, data));
+            let text = name.to_string();
+            if text.starts_with("silent.") {
+                continue;
+            }
+            match text.starts_with("none.") || text.ends_with(".corp.example.") {
+                true => response.metadata.response_code = ResponseCode::NXDomain,
+                false => {
+                    let data = RData::A(A::new(192, 0, 2, 1));
+                    response.add_answer(Record::from_rdata(name, 60, data));
+                }
+            }
             socket.send_to(&response.to_vec().unwrap(), client).await.unwrap();
         }
     });
@@ -46,14 +56,17 @@ async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
     });
     let touched =
         world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
-    let zone = Zone::new("cluster.local").unwrap();
     let directory = Directory::new();
     directory.update(&world, &touched);
+    serve(Arc::new(directory), Zone::new("cluster.local").unwrap(), upstreams)
+}
+
+fn serve(directory: Arc<Directory>, zone: Zone, upstreams: Vec<SocketAddr>) -> SocketAddr {
     let server = Server::bind(any_port(), 2).unwrap();
     let address = server.local_addr().unwrap();
     let upstreams = Upstreams::new(vec![Forward::everything(upstreams)]);
     let resolver = Arc::new(Resolver::new(upstreams, Some(dns::cache::Limits::default())));
-    let responder = Responder::new(Arc::new(directory), zone, resolver);
+    let responder = Responder::new(directory, zone, resolver);
     let ending = tokio::sync::watch::Sender::new(false);
     let running = server.run(Arc::new(responder), Tallies::default(), ending.subscribe());
     tokio::spawn(running);
@@ -94,4 +107,94 @@ async fn without_others_their_names_are_refused_at_once() {
     assert_eq!(code("1.2.0.192.in-addr.arpa.").await, ResponseCode::NXDomain);
     let alias = ask(server, "out.default.svc.cluster.local.").await;
     assert_eq!(alias.answers.len(), 1, "the alias itself is ours");
+}
+
+/// What a server knows for clients on this machine, who are a pod of the namespace `team`.
+fn cluster() -> Arc<Directory> {
+    let mut world = World::new();
+    let object = |json| serde_json::from_value(json).unwrap();
+    let service = Object::Service(object(serde_json::json!({
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}]},
+    })));
+    let namespaces = ["default", "team"].map(|name| {
+        Object::Namespace(
+            serde_json::from_value(serde_json::json!({"metadata": {"name": name}})).unwrap(),
+        )
+    });
+    let directory = Arc::new(Directory::new());
+    for (kind, objects) in [
+        (Kind::Namespace, namespaces.to_vec()),
+        (Kind::Service, vec![service]),
+        (Kind::EndpointSlice, Vec::new()),
+    ] {
+        let touched = world.apply(Event::listed(kind, objects));
+        directory.update(&world, &touched);
+    }
+    directory
+}
+
+fn put_client(directory: &Arc<Directory>, is_cluster_first: bool) {
+    let mut pods = PodWriter::new(directory.clone(), false);
+    let addresses = [Ipv4Addr::LOCALHOST.into()];
+    pods.put(Pod { uid: "a", namespace: "team", addresses: &addresses, is_cluster_first });
+}
+
+#[tokio::test]
+async fn a_pod_gets_in_its_first_answer_what_it_would_find_in_the_end() {
+    let directory = cluster();
+    let mut zone = Zone::new("cluster.local").unwrap();
+    zone.search = Some(vec![dns::wire::Name::parse("corp.example").unwrap()]);
+    let server = serve(directory.clone(), zone, vec![upstream().await]);
+    // Which name it is led to, and the address that this has.
+    let found = async |name: &str| {
+        let message = ask(server, &format!("{name}.team.svc.cluster.local.")).await;
+        match message.metadata.response_code {
+            ResponseCode::NoError => {
+                let data: Vec<String> =
+                    message.answers.iter().map(|record| record.data.to_string()).collect();
+                data.join(" ")
+            }
+            code => code.to_string(),
+        }
+    };
+    let nothing = "Non-Existent Domain";
+    assert_eq!(found("web.default").await, nothing, "nobody knows who asks");
+    put_client(&directory, true);
+    for (name, expected) in [
+        // By its namespace, by `svc`, and whole, though with less than five dots.
+        ("web.default", "web.default.svc.cluster.local. 10.96.0.7"),
+        ("web.default.svc", "web.default.svc.cluster.local. 10.96.0.7"),
+        ("web.default.svc.cluster.local", "web.default.svc.cluster.local. 10.96.0.7"),
+        // Of others: the company does not have it.
+        ("www.example.com", "www.example.com. 192.0.2.1"),
+        ("none.example.com", nothing),
+        // Who does not answer is asked by the client itself.
+        ("silent.example.com", nothing),
+        // With five dots it was not found by searching.
+        ("a.b.c.d.e.example.com", nothing),
+    ] {
+        assert_eq!(found(name).await, expected, "{name}");
+    }
+    let other = ask(server, "web.default.default.svc.cluster.local.").await;
+    assert_eq!(other.metadata.response_code, ResponseCode::NXDomain, "of another namespace");
+    put_client(&directory, false);
+    assert_eq!(found("web.default").await, nothing, "it searches elsewhere, too");
+}
+
+#[tokio::test]
+async fn names_of_pods_can_be_verified() {
+    let directory = cluster();
+    let mut zone = Zone::new("cluster.local").unwrap();
+    zone.pods = dns::answer::Pods::Verified;
+    put_client(&directory, true);
+    let server = serve(directory, zone, Vec::new());
+    for (name, expected) in [
+        ("127-0-0-1.team.pod", ResponseCode::NoError),
+        ("127-0-0-1.default.pod", ResponseCode::NXDomain),
+        ("127-0-0-2.team.pod", ResponseCode::NXDomain),
+    ] {
+        let message = ask(server, &format!("{name}.cluster.local.")).await;
+        assert_eq!(message.metadata.response_code, expected, "{name}");
+    }
 }

@@ -1,5 +1,6 @@
 //! From a question to an answer, by what the directory knows. No I/O, and no memory is taken for what is asked often.
 
+mod path;
 mod place;
 mod reverse;
 mod service;
@@ -15,6 +16,7 @@ use crate::directory::{Directory, ServiceNames, labels_of};
 use crate::wire::{BadName, Code, Data, HEADER, Kind, Name, Owner, Query, Response, Section};
 use place::Place;
 
+pub(crate) use path::next_names;
 pub(crate) use reverse::{is_reverse, reverse_address};
 
 /// Version of the schema, told under `dns-version`.
@@ -43,6 +45,9 @@ pub struct Zone {
     pub ttl: u32,
     /// Whether pods have names.
     pub pods: Pods,
+    /// Whether pods get at once what their resolvers would find at the end of their search path; the domains that it has
+    /// behind those of the cluster, which are the nodes'. Pods have to be known.
+    pub search: Option<Vec<Name>>,
     /// Whether others may know addresses that the cluster does not know.
     pub reverse_falls_through: bool,
 }
@@ -55,11 +60,13 @@ pub enum Pods {
     /// Each address has one, whether or not a pod has it.
     #[default]
     Insecure,
+    /// Each address has one that a pod of the namespace has. Pods have to be known.
+    Verified,
 }
 
 /// A word that is none of a mode's.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no mode {0:?} for names of pods: accepted are disabled, insecure")]
+#[error("there is no mode {0:?} for names of pods: accepted are disabled, insecure, verified")]
 pub struct UnknownPods(String);
 
 impl FromStr for Pods {
@@ -69,6 +76,7 @@ impl FromStr for Pods {
         match text {
             "disabled" => Ok(Pods::Disabled),
             "insecure" => Ok(Pods::Insecure),
+            "verified" => Ok(Pods::Verified),
             _ => Err(UnknownPods(text.to_owned())),
         }
     }
@@ -104,6 +112,7 @@ impl Zone {
             epoch: 0,
             ttl: TTL,
             pods: Pods::default(),
+            search: None,
             reverse_falls_through: true,
         })
     }
@@ -111,6 +120,11 @@ impl Zone {
     /// Whether a name is in the zone.
     pub fn holds(&self, name: &Name) -> bool {
         name.below(&self.domain).is_some()
+    }
+
+    /// Whether what is answered depends on pods.
+    pub fn needs_pods(&self) -> bool {
+        self.pods == Pods::Verified || self.search.is_some()
     }
 }
 
@@ -206,6 +220,7 @@ impl Asked<'_, '_, '_, '_> {
             }
             Place::Namespace(label) | Place::PodsOf(label) => self.in_namespace(label),
             Place::PodAddress { namespace, address } => match self.in_namespace(namespace) {
+                Found::Records if !self.may_have_name(address, namespace) => Found::Nothing,
                 Found::Records => {
                     self.addresses(owner, std::iter::once(address));
                     Found::Records
@@ -224,6 +239,12 @@ impl Asked<'_, '_, '_, '_> {
             true => Found::Records,
             false => Found::Nothing,
         }
+    }
+
+    /// Whether an address has a name as a pod of a namespace.
+    fn may_have_name(&self, address: IpAddr, namespace: &[u8]) -> bool {
+        let is_pod = || self.directory.pod(address).is_some_and(|pod| *pod.namespace == *namespace);
+        self.zone.pods != Pods::Verified || is_pod()
     }
 
     fn apex(&mut self, owner: Owner) -> Found {

@@ -30,6 +30,8 @@ pub struct Corefile {
     pub port: u16,
     /// The cluster's names; `None` to answer none.
     pub kubernetes: Option<Kubernetes>,
+    /// Pods get at once what their resolvers would find at the end of their search path.
+    pub autopath: bool,
     /// Names that come before those of the cluster.
     pub hosts: Option<HostsOf>,
     /// Who is asked about which domains.
@@ -106,6 +108,7 @@ impl Default for Corefile {
             bind: Vec::new(),
             port: PORT,
             kubernetes: None,
+            autopath: false,
             hosts: None,
             forwards: Vec::new(),
             cache: None,

@@ -12,7 +12,7 @@ use crate::hosts::TTL as TTL_OF_HOSTS;
 use crate::wire::Name;
 
 /// What is accepted, for messages.
-const ACCEPTED: &str = "bind, cache, errors, forward, health, hosts, kubernetes, loadbalance, log, loop, prometheus, ready, \
+const ACCEPTED: &str = "autopath, bind, cache, errors, forward, health, hosts, kubernetes, loadbalance, log, loop, prometheus, ready, \
                         reload";
 /// Where CoreDNS tells health, readiness and metrics if nothing is said.
 const HEALTH: u16 = 8080;
@@ -60,7 +60,8 @@ impl Reader {
             // Errors are told, addresses take turns and nobody is asked about himself in any case.
             "errors" | "loadbalance" | "loop" => Ok(()),
             "hosts" => self.hosts(zones, directive),
-            "rewrite" | "autopath" | "template" => {
+            "autopath" => self.autopath(directive),
+            "rewrite" | "template" => {
                 Err(format!("{} is not done yet: accepted are {ACCEPTED}", directive.name()))
             }
             "import" => {
@@ -145,6 +146,15 @@ impl Reader {
             Ok(())
         });
         self.corefile.kubernetes = Some(kubernetes);
+        Ok(())
+    }
+
+    fn autopath(&mut self, directive: &Directive) -> Result<(), Reason> {
+        // Of a file it would be the same for all clients, whatever their namespace is.
+        if directive.arguments().last().map(String::as_str) != Some("@kubernetes") {
+            return Err("accepted is autopath [ZONE...] @kubernetes".to_owned());
+        }
+        self.corefile.autopath = true;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! waits for the other.
 
 mod dashed;
+mod pods;
 mod service;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ use model::{Kind, ObjectName, Touched, World};
 
 use crate::table::Table;
 pub(crate) use dashed::{dashed, undashed};
+pub(crate) use pods::PodAt;
+pub use pods::{Pod, PodWriter};
 pub(crate) use service::{Face, Group, Port, ServiceNames};
 
 /// How many lists names are in: some ten in each in a large cluster.
@@ -31,7 +34,10 @@ pub struct Directory {
     /// By the label, as in a name.
     namespaces: Table<Arc<[u8]>, ()>,
     addresses: Table<Address, Holder>,
+    pods: Table<Address, PodAt>,
     is_synced: AtomicBool,
+    /// Names of pods are not known yet.
+    waits_for_pods: AtomicBool,
     changes: AtomicU32,
 }
 
@@ -69,7 +75,9 @@ impl Default for Directory {
             services: Table::with_lists(LISTS),
             namespaces: Table::with_lists(LISTS),
             addresses: Table::with_lists(LISTS),
+            pods: Table::with_lists(LISTS),
             is_synced: AtomicBool::new(false),
+            waits_for_pods: AtomicBool::new(false),
             changes: AtomicU32::new(0),
         }
     }
@@ -104,7 +112,7 @@ impl Directory {
 
     /// Whether the cluster is known well enough to say that something does not exist.
     pub fn is_synced(&self) -> bool {
-        self.is_synced.load(Ordering::Acquire)
+        self.is_synced.load(Ordering::Acquire) && !self.waits_for_pods.load(Ordering::Acquire)
     }
 
     /// How often names have changed.
@@ -124,6 +132,16 @@ impl Directory {
     /// Whether a namespace exists, by its label as in a name.
     pub(crate) fn has_namespace(&self, label: &[u8]) -> bool {
         self.namespaces.with(label, |()| ()).is_some()
+    }
+
+    /// The pod at an address, if pods are known.
+    pub(crate) fn pod(&self, address: IpAddr) -> Option<PodAt> {
+        self.pods.get(&Address::from(address).0[..])
+    }
+
+    /// The label of a namespace, as it is kept if there is one: equal ones are one.
+    fn namespace(&self, label: Arc<[u8]>) -> Arc<[u8]> {
+        self.namespaces.key(&label).unwrap_or(label)
     }
 
     /// The Service that has an address as its own, or those that have endpoints there.

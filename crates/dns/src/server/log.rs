@@ -63,7 +63,7 @@ fn line(query: &Query<'_>, from: Option<SocketAddr>, answer: &[u8], duration: Du
         Transport::Tcp => "tcp",
     };
     let is_dnssec_ok = query.edns.is_some_and(|edns| edns.is_dnssec_ok);
-    let code = Code(answer.get(3).map_or(0, |byte| byte & 0xf));
+    let code = Code::of(answer).unwrap_or(Code::NO_ERROR);
     let code = CODES.iter().find(|(known, _)| *known == code).map_or("other", |(_, name)| name);
     let flags = FLAGS.iter().filter(|(at, bit, _)| answer.get(*at).is_some_and(|b| b & bit != 0));
     let flags: Vec<&str> = flags.map(|(_, _, name)| *name).collect();

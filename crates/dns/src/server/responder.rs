@@ -1,17 +1,23 @@
 //! From a message to the answer's bytes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::log::QueryLog;
-use crate::answer::{Outcome, Zone, answer, is_reverse};
+use crate::answer::{Outcome, Zone, answer, is_reverse, next_names};
 use crate::directory::Directory;
 use crate::hosts::Hosts;
 use crate::resolver::Resolver;
 use crate::tally::{self, Area};
 use crate::wire::{
-    Code, HEADER, Kind, Name, NotAnswered, Query, Record, Response, Section, Transport, records,
+    Code, HEADER, Kind, LARGEST, Name, NotAnswered, Owner, Query, Record, Response, Section,
+    Transport, Wire, records,
 };
+
+/// How long others are asked about what a client will ask for at the end of its search. After that it has to search by
+/// itself, and others are still asked.
+const SEARCH: Duration = Duration::from_secs(1);
 
 /// What a server answers from.
 #[derive(Debug)]
@@ -56,8 +62,18 @@ pub(super) struct Open {
     /// Its bytes.
     pub(super) message: Box<[u8]>,
     transport: Transport,
-    /// The name that an alias of ours leads to, which is to be asked about instead.
-    target: Option<Box<[u8]>>,
+    about: About,
+}
+
+/// Which names others are asked about.
+#[derive(Debug)]
+enum About {
+    /// The question's.
+    Question,
+    /// The one that an alias of ours leads to.
+    Target(Box<[u8]>),
+    /// Those that the client's resolver will ask for, up to one that exists.
+    Next(Vec<Wire>),
 }
 
 impl Responder {
@@ -79,11 +95,12 @@ impl Responder {
     }
 
     /// Answers a message into `buffer`, which has room for 512 bytes at least, if that is possible at once. `turn`
-    /// counts answers, so that addresses take turns in being the first.
+    /// counts answers, so that addresses take turns in being the first. `client` is who asks, if that is known.
     pub(super) fn reply(
         &self,
         message: &[u8],
         transport: Transport,
+        client: Option<IpAddr>,
         buffer: &mut [u8],
         turn: usize,
         now: Instant,
@@ -103,7 +120,7 @@ impl Responder {
             kind: query.kind,
             is_dnssec_ok: query.edns.is_some_and(|edns| edns.is_dnssec_ok),
         };
-        let reply = self.find(&query, buffer, turn, now);
+        let reply = self.find(&query, client, buffer, turn, now);
         if matches!(&reply, Found::Foreign(_)) {
             seen.area = Area::Foreign;
         }
@@ -111,28 +128,44 @@ impl Responder {
         (Some(seen), reply)
     }
 
-    fn find(&self, query: &Query<'_>, buffer: &mut [u8], turn: usize, now: Instant) -> Found {
+    fn find(
+        &self,
+        query: &Query<'_>,
+        client: Option<IpAddr>,
+        buffer: &mut [u8],
+        turn: usize,
+        now: Instant,
+    ) -> Found {
         let mut response = self.begin(query, buffer);
-        let open =
-            |target| Open { message: query.message.into(), transport: query.transport, target };
+        let open = |about| Open::new(query, about);
         if let Some(code) = self.hosts.as_ref().and_then(|it| it.answer(query, &mut response)) {
             return Found::Foreign(Reply::Written(response.finish(code)));
         }
         match answer(&self.directory, &self.zone, query, &mut response, turn) {
-            Outcome::Known(code) => Found::Own(Reply::Written(response.finish(code))),
+            Outcome::Known(code) => {
+                let length = response.finish(code);
+                let next = client.filter(|_| code == Code::NO_NAME);
+                let next = next.and_then(|it| next_names(&self.directory, &self.zone, query, it));
+                Found::Own(match next {
+                    Some(names) => self.search(query, names, length, buffer, turn),
+                    None => Reply::Written(length),
+                })
+            }
             Outcome::LeadsTo(_) if self.resolver.is_empty() => {
                 Found::Own(Reply::Written(response.finish(Code::NO_ERROR)))
             }
-            Outcome::LeadsTo(target) => Found::Own(Reply::Open(open(Some(target)))),
+            Outcome::LeadsTo(target) => Found::Own(Reply::Open(open(About::Target(target)))),
             // It has come back to us.
             Outcome::Foreign if self.resolver.upstreams().note(&query.name) => {
                 Found::Foreign(Reply::Written(response.finish(Code::REFUSED)))
             }
             Outcome::Foreign if self.may_ask(&query.name) => {
                 Found::Foreign(match self.resolver.known(query, now, buffer) {
-                    Some(hit) if hit.is_due => Reply::WrittenOnce(hit.length, open(None)),
+                    Some(hit) if hit.is_due => {
+                        Reply::WrittenOnce(hit.length, open(About::Question))
+                    }
                     Some(hit) => Reply::Written(hit.length),
-                    None => Reply::Open(open(None)),
+                    None => Reply::Open(open(About::Question)),
                 })
             }
             // An address of nobody we know is a definite answer, and resolvers wait for one.
@@ -141,6 +174,88 @@ impl Responder {
             }
             Outcome::Foreign => Found::Foreign(Reply::Written(response.finish(Code::REFUSED))),
         }
+    }
+
+    /// Looks for the first of the names that exists. In `buffer` is the answer that the question's does not, of so many
+    /// bytes, which is right as well where nothing better is known.
+    fn search(
+        &self,
+        query: &Query<'_>,
+        mut names: Vec<Wire>,
+        length: usize,
+        buffer: &mut [u8],
+        turn: usize,
+    ) -> Reply {
+        for place in 0..names.len() {
+            let next = about(query, &names[place]);
+            let Ok(next) = Query::read(&next, query.transport) else { break };
+            if !self.zone.holds(&next.name) {
+                if !self.may_ask(&next.name) {
+                    break;
+                }
+                return Reply::Open(Open::new(query, About::Next(names.split_off(place))));
+            }
+            let told = self.own(&next, turn);
+            match Code::of(&told) {
+                Some(Code::NO_NAME) => {}
+                Some(Code::NO_ERROR) => {
+                    return Reply::Written(self.led(query, &names[place], &told, buffer));
+                }
+                _ => break,
+            }
+        }
+        Reply::Written(length)
+    }
+
+    /// What the cluster knows of a name; a failure where that is for others to say.
+    fn own(&self, query: &Query<'_>, turn: usize) -> Vec<u8> {
+        let mut told = vec![0; LARGEST];
+        let mut response = self.begin(query, &mut told);
+        let code = match answer(&self.directory, &self.zone, query, &mut response, turn) {
+            Outcome::Known(code) => code,
+            Outcome::LeadsTo(_) | Outcome::Foreign => Code::SERVER_FAILURE,
+        };
+        let length = response.finish(code);
+        told.truncate(length);
+        told
+    }
+
+    /// Asks others about the names up to one that exists. That none does is said if all of them say so, and also where one
+    /// of them does not answer: then the client goes on by itself, and gets to know it.
+    async fn ask_next(&self, query: &Query<'_>, names: &[Wire]) -> Vec<u8> {
+        let mut buffer = vec![0; query.limit()];
+        for name in names {
+            let next = about(query, name);
+            let Ok(next) = Query::read(&next, query.transport) else { break };
+            let told = match self.zone.holds(&next.name) {
+                true => self.own(&next, 0),
+                false => {
+                    let told = tokio::time::timeout(SEARCH, self.resolver.answer(&next)).await;
+                    told.unwrap_or_default()
+                }
+            };
+            match Code::of(&told) {
+                Some(Code::NO_NAME) => {}
+                Some(Code::NO_ERROR) => {
+                    let length = self.led(query, name, &told, &mut buffer);
+                    buffer.truncate(length);
+                    return buffer;
+                }
+                _ => break,
+            }
+        }
+        // If it exists by now and leads to somewhere, whoever asks again finds out.
+        self.own(query, 0)
+    }
+
+    /// Writes that the question's name is an alias of another, of which `told` is known.
+    fn led(&self, query: &Query<'_>, name: &[u8], told: &[u8], buffer: &mut [u8]) -> usize {
+        let mut response = self.begin(query, buffer);
+        response.record(Section::Answer, Owner::QUESTION, Kind::CNAME, self.zone.ttl, |data| {
+            data.bytes(name);
+        });
+        copy_answer(told, &mut response);
+        response.finish(Code::NO_ERROR)
     }
 
     /// Whether others are asked about a name.
@@ -173,7 +288,11 @@ impl Responder {
     pub(super) async fn ask(&self, open: &Open) -> Vec<u8> {
         // It was read before.
         let Ok(query) = Query::read(&open.message, open.transport) else { return Vec::new() };
-        let Some(target) = &open.target else { return self.resolver.ask(&query).await };
+        let target = match &open.about {
+            About::Question => return self.resolver.ask(&query).await,
+            About::Next(names) => return self.ask_next(&query, names).await,
+            About::Target(target) => target,
+        };
         let about = about(&query, target);
         let told = match Query::read(&about, open.transport) {
             Ok(query) => self.resolver.answer(&query).await,
@@ -191,16 +310,27 @@ impl Responder {
             Outcome::Known(code) => code,
             Outcome::Foreign => Code::SERVER_FAILURE,
             Outcome::LeadsTo(_) => {
-                let of_answer = records(told).map_while(|record| record);
-                for record in of_answer.take_while(|record| record.section == 0) {
-                    copy(&record, &mut response);
-                }
+                copy_answer(told, &mut response);
                 Code::NO_ERROR
             }
         };
         let length = response.finish(code);
         buffer.truncate(length);
         buffer
+    }
+}
+
+impl Open {
+    fn new(query: &Query<'_>, about: About) -> Self {
+        Self { message: query.message.into(), transport: query.transport, about }
+    }
+}
+
+/// Copies what another message answers.
+fn copy_answer(told: &[u8], response: &mut Response<'_>) {
+    let of_answer = records(told).map_while(|record| record);
+    for record in of_answer.take_while(|record| record.section == 0) {
+        copy(&record, response);
     }
 }
 

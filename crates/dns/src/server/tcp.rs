@@ -46,6 +46,7 @@ pub(super) async fn serve(listener: TcpListener, responder: Arc<Responder>, tall
 async fn converse(mut stream: TcpStream, responder: &Responder, tally: &Tally) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let from = stream.peer_addr().ok();
+    let client = from.map(|address| address.ip().to_canonical());
     let mut query = Vec::new();
     // Behind the length of what is there.
     let mut buffer = vec![0; PREFIX + usize::from(u16::MAX)];
@@ -55,7 +56,7 @@ async fn converse(mut stream: TcpStream, responder: &Responder, tally: &Tally) -
         turn = turn.wrapping_add(1);
         let start = Instant::now();
         let room = &mut buffer[PREFIX..];
-        let (seen, reply) = responder.reply(&query, Transport::Tcp, room, turn, start);
+        let (seen, reply) = responder.reply(&query, Transport::Tcp, client, room, turn, start);
         let length = match reply {
             Reply::None => continue,
             Reply::Written(length) => length,

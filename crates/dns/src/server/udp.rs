@@ -53,8 +53,9 @@ impl Reader {
         let start = Instant::now();
         for (question, from, answer, length) in batch.each() {
             *turn = turn.wrapping_add(1);
+            let client = from.address().map(|address| address.ip().to_canonical());
             let (seen, reply) =
-                self.responder.reply(question, Transport::Udp, answer, *turn, start);
+                self.responder.reply(question, Transport::Udp, client, answer, *turn, start);
             match reply {
                 Reply::None => continue,
                 Reply::Written(written) => *length = written,

@@ -66,4 +66,9 @@ impl Code {
     pub const REFUSED: Self = Self(5);
     /// An EDNS version that is not known here.
     pub const BAD_VERSION: Self = Self(16);
+
+    /// That of a message's header; `None` if it is shorter.
+    pub fn of(message: &[u8]) -> Option<Self> {
+        message.get(3).filter(|_| message.len() >= HEADER).map(|byte| Self(byte & 0x0f))
+    }
 }

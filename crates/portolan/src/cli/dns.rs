@@ -10,7 +10,7 @@ use dns::cache::Limits;
 use dns::corefile::{Corefile, HostsOf, To};
 use dns::forward::{CONCURRENT, Policy};
 use dns::hosts::Hosts;
-use dns::resolv_conf::name_servers;
+use dns::resolv_conf::{name_servers, search_domains};
 use dns::wire::Name;
 use dns::{Forward, Zone};
 
@@ -18,6 +18,9 @@ use crate::errors::sentence;
 use crate::nameserver::{self, Answers, Changes, NoChanges, Settings};
 use crate::proxy::config::GoDuration;
 use crate::runtime;
+
+/// Where a machine says whom it asks.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Answer cluster DNS, in the place of CoreDNS.
 ///
@@ -34,6 +37,7 @@ pub(crate) struct Args {
     /// A Corefile, as CoreDNS has it. It takes the place of all flags but --kubeconfig, --readers and
     /// --startup-timeout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster_domain", "listen", "ttl", "pods", "forward",
+        "autopath",
         "resolv_conf", "stub_domain", "policy", "max_concurrent", "cache_size", "cache_ttl", "serve_stale",
         "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck"])]
     conf: Option<PathBuf>,
@@ -51,14 +55,19 @@ pub(crate) struct Args {
     /// How long clients may keep answers about the cluster, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(0..=3600))]
     ttl: u32,
-    /// Whether pods have names by their addresses: disabled, or insecure for every address.
+    /// Whether pods have names by their addresses: disabled, insecure for every address, or verified for those of pods,
+    /// which are all watched then.
     #[arg(long, value_name = "MODE", default_value = "insecure")]
     pods: Pods,
+    /// Answer pods at once with what their resolvers would find at the end of their search path. All pods are watched
+    /// for it. The nodes' own domains are those that --resolv-conf has.
+    #[arg(long)]
+    autopath: bool,
     /// Who is asked about names that are not the cluster's [default: the servers of --resolv-conf].
     #[arg(long, value_name = "IP[:PORT],...", value_delimiter = ',', value_parser = server)]
     forward: Vec<SocketAddr>,
     /// The resolv.conf(5) whose servers are asked about names that are not the cluster's; "" to refuse those.
-    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    #[arg(long, value_name = "FILE", default_value = RESOLV_CONF)]
     resolv_conf: String,
     /// Who is asked about a domain; the longest one that a name is below counts.
     #[arg(long, value_name = "DOMAIN=IP[:PORT],...", value_parser = stub_domain)]
@@ -123,6 +132,12 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
     let mut zone = Zone::new(&args.cluster_domain)?;
     zone.ttl = args.ttl;
     zone.pods = args.pods;
+    if args.autopath {
+        zone.search = Some(match args.resolv_conf.is_empty() {
+            true => Vec::new(),
+            false => domains_of(Path::new(&args.resolv_conf), &zone)?,
+        });
+    }
     let (policy, max_concurrent) = (args.policy, args.max_concurrent);
     let forward = |(domain, servers)| Forward { domain, servers, policy, max_concurrent };
     let everything = match args.forward.is_empty() {
@@ -193,6 +208,9 @@ impl From {
         zone.ttl = kubernetes.ttl;
         zone.pods = kubernetes.pods;
         zone.reverse_falls_through = kubernetes.reverse_falls_through;
+        if corefile.autopath {
+            zone.search = Some(domains_of(Path::new(RESOLV_CONF), &zone)?);
+        }
         let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let bind: &[IpAddr] = if corefile.bind.is_empty() { &any } else { &corefile.bind };
         let listen: Vec<_> = bind.iter().map(|ip| SocketAddr::new(*ip, corefile.port)).collect();
@@ -216,6 +234,14 @@ impl From {
         let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
         Ok(Answers { zone, listen, forwards, cache, readers, hosts, log })
     }
+}
+
+/// The domains of a resolv.conf(5) that are not the cluster's: those that pods have behind the cluster's.
+fn domains_of(path: &Path, zone: &Zone) -> anyhow::Result<Vec<Name>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut domains = search_domains(&text);
+    domains.retain(|domain| !zone.holds(domain));
+    Ok(domains)
 }
 
 /// The names of a Corefile, and of a file that it names.

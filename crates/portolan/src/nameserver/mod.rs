@@ -1,8 +1,10 @@
 //! `portolan dns`: cluster DNS by itself, in the place of CoreDNS.
 
 mod metrics;
+pub(crate) mod pods;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -12,11 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dns::cache::Limits;
 use dns::hosts::Hosts;
 use dns::tally::Tallies;
 use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use model::{Event, Kind, Touched, World};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +31,7 @@ use crate::probes::{Answer, is_without_ipv6, serve};
 use crate::proxy::BACKLOG;
 use crate::runtime;
 use metrics::{Current, Metrics};
+use pods::Followed;
 
 /// How a name server is to run.
 #[derive(Debug)]
@@ -70,11 +74,15 @@ pub(crate) struct Answers {
 /// What DNS is made of.
 pub(crate) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Namespace];
 
+/// How often is looked whether the cluster is known.
+const GLANCE: Duration = Duration::from_millis(10);
+
 /// Answers until the process is asked to end. `changes` has what is answered from now on, as it changes.
 pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Result<()> {
     let directory = Arc::new(Directory::new());
     let shared = Shared {
         directory: directory.clone(),
+        follows_pods: settings.answers.zone.needs_pods(),
         tallies: Tallies::default(),
         current: Current::default(),
         is_ending: Arc::default(),
@@ -82,10 +90,16 @@ pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Re
     let _probes = shared.tell(&settings);
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
     let (known, is_known) = watch::channel(false);
-    let follow = follow(client, &directory, &known);
+    let pods: BoxFuture<'static, ()> = match shared.follows_pods {
+        true => Box::pin(pods::follow(client.clone(), directory.clone(), Followed::All)),
+        false => Box::pin(std::future::pending()),
+    };
+    let follow = follow(client, &directory);
     let answer = answer(&settings, shared, is_known, changes);
     tokio::select! {
         result = follow => result,
+        () = pods => Ok(()),
+        never = notice(&directory, &known) => match never {},
         result = answer => result,
     }
 }
@@ -93,6 +107,7 @@ pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Re
 /// What stays while what is answered changes.
 struct Shared {
     directory: Arc<Directory>,
+    follows_pods: bool,
     tallies: Tallies,
     current: Current,
     is_ending: Arc<AtomicBool>,
@@ -125,6 +140,11 @@ impl Shared {
 
     /// Begins to answer; whoever answered at the same addresses until now may go on for a while.
     fn begin(&self, answers: &Answers) -> anyhow::Result<Answering> {
+        if answers.zone.needs_pods() && !self.follows_pods {
+            bail!(
+                "verified names of pods and autopath take pods, which are not watched: restart it"
+            );
+        }
         let mut zone = answers.zone.clone();
         zone.epoch = u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
         zone.addresses = own_addresses(&answers.listen)?;
@@ -227,12 +247,20 @@ async fn answer(
     Ok(())
 }
 
+/// Says when the cluster is known.
+async fn notice(directory: &Directory, known: &watch::Sender<bool>) -> Infallible {
+    while !directory.is_synced() {
+        tokio::time::sleep(GLANCE).await;
+    }
+    // Lists as they come are larger than what is kept of them.
+    kernel::machine::trim_memory();
+    tracing::info!("the cluster is known");
+    known.send_replace(true);
+    std::future::pending().await
+}
+
 /// Follows what the API server tells.
-async fn follow(
-    client: client::Client,
-    directory: &Directory,
-    known: &watch::Sender<bool>,
-) -> anyhow::Result<()> {
+async fn follow(client: client::Client, directory: &Directory) -> anyhow::Result<()> {
     client::wait_for(&client).await;
     let mut feeds = JoinSet::new();
     let (events, mut incoming) = mpsc::channel::<Event>(BACKLOG);
@@ -248,11 +276,6 @@ async fn follow(
             touched.extend(world.apply(event));
         }
         directory.update(&world, &touched);
-        if directory.is_synced() && !known.send_replace(true) {
-            // Lists as they come are larger than what is kept of them.
-            kernel::machine::trim_memory();
-            tracing::info!(services = world.services().count(), "the cluster is known");
-        }
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use super::Settings;
 use super::registration::{owner, typed};
 use crate::client::{self, ApiObject, Backoff, Client, Error};
+use crate::nameserver::pods::{self, Followed};
 
 /// Port that the server listens on at the node's addresses; the DNS Service has 53.
 const PORT: u16 = 10_053;
@@ -37,6 +38,8 @@ pub(super) fn serve(
     settings: Settings,
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let mut zone = Zone::new(&settings.cluster_domain)?;
+    // This node's pods have no domains but the cluster's.
+    zone.search = Some(Vec::new());
     zone.addresses.clone_from(&settings.addresses);
     zone.epoch = now();
     let resolver = Arc::new(Resolver::new(upstreams(&settings)?, Some(Limits::default())));
@@ -54,8 +57,10 @@ pub(super) fn serve(
             Server::bind(to, readers).with_context(|| format!("listen for DNS on {to}"))?;
         servers.spawn(server.run(responder.clone(), tallies.clone(), ending.subscribe()));
     }
+    let of_node = Followed::OfNode(settings.name().clone());
+    let pods = pods::follow(client.clone(), directory.clone(), of_node);
     Ok(async move {
-        tokio::join!(publish(&client, &directory, &settings), async {
+        tokio::join!(publish(&client, &directory, &settings), pods, async {
             while servers.join_next().await.is_some() {}
         });
     })
