@@ -97,6 +97,13 @@ fn names_are_found_by_all_resolvers() {
     let pods = lab.kubectl(&["get", "pods", "-o", "name"]).expect_success();
     let pod = pods.lines().next().expect("the examples have pods");
     eventually("DNS answers in the pod", LIMIT, || lab.exec(pod, &["getent", "hosts", "7up"]).ok());
+    eventually("the node knows who asks, and what for", LIMIT, || {
+        let asked = ["dig", "+short", "7up.default.default.svc.cluster.local"];
+        match lab.exec(pod, &asked).ok()? {
+            said if said == "7up.default.svc.cluster.local.\n10.96.0.77" => Ok(()),
+            other => Err(other),
+        }
+    });
     let resolvers = [
         Resolver::build("glibc", directory.path(), &["cc"], "getaddrinfo.c", &[]),
         Resolver::build("musl", directory.path(), &["musl-gcc", "-static"], "getaddrinfo.c", &[]),
