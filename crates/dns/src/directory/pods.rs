@@ -40,9 +40,33 @@ pub(crate) struct PodAt {
 pub struct PodWriter {
     directory: Arc<Directory>,
     /// Where pods are known to be, by [`number`].
-    places: HashMap<u64, ArrayVec<Address, 2>>,
+    places: HashMap<u64, Places>,
     /// Those of a list that has begun.
     listed: HashSet<u64>,
+}
+
+/// The addresses of a pod. Nearly all have one.
+#[derive(Debug)]
+enum Places {
+    One(Address),
+    Two(Box<[Address; 2]>),
+}
+
+impl Places {
+    fn of(addresses: &[IpAddr]) -> Option<Self> {
+        match *addresses {
+            [] => None,
+            [one] => Some(Self::One(one.into())),
+            [one, two, ..] => Some(Self::Two(Box::new([one.into(), two.into()]))),
+        }
+    }
+
+    fn all(&self) -> &[Address] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Two(two) => &two[..],
+        }
+    }
 }
 
 impl PodWriter {
@@ -86,22 +110,23 @@ impl PodWriter {
 
     fn place(&mut self, number: u64, pod: Option<(&Pod<'_>, Arc<[u8]>)>) {
         let addresses = pod.as_ref().map_or(&[][..], |(pod, _)| pod.addresses);
-        let has: ArrayVec<Address, 2> =
-            addresses.iter().take(2).map(|address| Address::from(*address)).collect();
-        let had = match has.is_empty() {
-            true => self.places.remove(&number),
-            false => self.places.insert(number, has.clone()),
+        let has = Places::of(addresses);
+        let all: ArrayVec<Address, 2> = has.iter().flat_map(Places::all).copied().collect();
+        let had = match has {
+            None => self.places.remove(&number),
+            Some(has) => self.places.insert(number, has),
         };
         let pods = &self.directory.pods;
-        for address in had.into_iter().flatten().filter(|address| !has.contains(address)) {
+        let gone = had.iter().flat_map(Places::all).filter(|address| !all.contains(address));
+        for address in gone {
             // It may have passed to another pod already.
             if pods.with(&address.0, |at| at.pod == number) == Some(true) {
-                pods.set(address, None);
+                pods.set(*address, None);
             }
         }
         let Some((pod, namespace)) = pod else { return };
         let at = PodAt { namespace, is_cluster_first: pod.is_cluster_first, pod: number };
-        for address in has {
+        for address in all {
             if pods.with(&address.0, |known| *known == at) != Some(true) {
                 pods.set(address, Some(at.clone()));
             }
