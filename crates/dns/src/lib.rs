@@ -20,6 +20,7 @@ pub mod forward;
 pub mod hosts;
 pub mod resolv_conf;
 mod resolver;
+pub mod rewrite;
 mod server;
 mod table;
 pub mod tally;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dns::rewrite::{Pattern, Rewrite};
 use dns::tally::Tallies;
 use dns::{Directory, Forward, Pod, PodWriter, Resolver, Responder, Server, Upstreams, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -62,11 +63,20 @@ async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
 }
 
 fn serve(directory: Arc<Directory>, zone: Zone, upstreams: Vec<SocketAddr>) -> SocketAddr {
+    serve_rewriting(directory, zone, upstreams, Vec::new())
+}
+
+fn serve_rewriting(
+    directory: Arc<Directory>,
+    zone: Zone,
+    upstreams: Vec<SocketAddr>,
+    rewrites: Vec<Rewrite>,
+) -> SocketAddr {
     let server = Server::bind(any_port(), 2).unwrap();
     let address = server.local_addr().unwrap();
     let upstreams = Upstreams::new(vec![Forward::everything(upstreams)]);
     let resolver = Arc::new(Resolver::new(upstreams, Some(dns::cache::Limits::default())));
-    let responder = Responder::new(directory, zone, resolver);
+    let responder = Responder::new(directory, zone, resolver).rewriting(rewrites);
     let ending = tokio::sync::watch::Sender::new(false);
     let running = server.run(Arc::new(responder), Tallies::default(), ending.subscribe());
     tokio::spawn(running);
@@ -196,5 +206,30 @@ async fn names_of_pods_can_be_verified() {
     ] {
         let message = ask(server, &format!("{name}.cluster.local.")).await;
         assert_eq!(message.metadata.response_code, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_stand_for_others_are_aliases_of_them() {
+    let name = |text| dns::wire::Name::parse(text).unwrap();
+    let rule = |from, to| Rewrite { zones: vec![name(".")], from, to: name(to) };
+    let rules = vec![
+        rule(Pattern::Exact(name("shop.example")), "web.default.svc.cluster.local"),
+        rule(Pattern::Exact(name("gone.example")), "none.default.svc.cluster.local"),
+        rule(Pattern::Suffix(name("in.example")), "elsewhere.example"),
+    ];
+    let zone = Zone::new("cluster.local").unwrap();
+    let server = serve_rewriting(cluster(), zone, vec![upstream().await], rules);
+    for (name, code, expected) in [
+        ("Shop.example.", ResponseCode::NoError, "web.default.svc.cluster.local. 10.96.0.7"),
+        ("gone.example.", ResponseCode::NXDomain, "none.default.svc.cluster.local."),
+        ("www.in.example.", ResponseCode::NoError, "www.elsewhere.example. 192.0.2.1"),
+        ("none.in.example.", ResponseCode::NXDomain, "none.elsewhere.example."),
+        ("other.example.", ResponseCode::NoError, "192.0.2.1"),
+    ] {
+        let message = ask(server, name).await;
+        let data: Vec<String> =
+            message.answers.iter().map(|record| record.data.to_string()).collect();
+        assert_eq!((message.metadata.response_code, &*data.join(" ")), (code, expected), "{name}");
     }
 }

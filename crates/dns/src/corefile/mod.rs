@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::answer::Pods;
 use crate::cache::Limits;
 use crate::forward::Policy;
+use crate::rewrite::Rewrite;
 use crate::wire::Name;
 use lines::Directive;
 pub use lines::Refusal;
@@ -32,6 +33,8 @@ pub struct Corefile {
     pub kubernetes: Option<Kubernetes>,
     /// Pods get at once what their resolvers would find at the end of their search path.
     pub autopath: bool,
+    /// Names that stand for others.
+    pub rewrites: Vec<Rewrite>,
     /// Names that come before those of the cluster.
     pub hosts: Option<HostsOf>,
     /// Who is asked about which domains.
@@ -109,6 +112,7 @@ impl Default for Corefile {
             port: PORT,
             kubernetes: None,
             autopath: false,
+            rewrites: Vec::new(),
             hosts: None,
             forwards: Vec::new(),
             cache: None,

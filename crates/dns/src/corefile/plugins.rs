@@ -9,11 +9,12 @@ use crate::answer::Pods;
 use crate::cache::Limits;
 use crate::forward::{CONCURRENT, Policy};
 use crate::hosts::TTL as TTL_OF_HOSTS;
+use crate::rewrite::{Pattern, Rewrite};
 use crate::wire::Name;
 
 /// What is accepted, for messages.
 const ACCEPTED: &str = "autopath, bind, cache, errors, forward, health, hosts, kubernetes, loadbalance, log, loop, prometheus, ready, \
-                        reload";
+                        reload, rewrite";
 /// Where CoreDNS tells health, readiness and metrics if nothing is said.
 const HEALTH: u16 = 8080;
 const READY: u16 = 8181;
@@ -61,9 +62,8 @@ impl Reader {
             "errors" | "loadbalance" | "loop" => Ok(()),
             "hosts" => self.hosts(zones, directive),
             "autopath" => self.autopath(directive),
-            "rewrite" | "template" => {
-                Err(format!("{} is not done yet: accepted are {ACCEPTED}", directive.name()))
-            }
+            "rewrite" => self.rewrite(zones, directive),
+            "template" => Err(format!("template is not done yet: accepted are {ACCEPTED}")),
             "import" => {
                 Err("snippets and import are not known here: write it where it is used".to_owned())
             }
@@ -155,6 +155,30 @@ impl Reader {
             return Err("accepted is autopath [ZONE...] @kubernetes".to_owned());
         }
         self.corefile.autopath = true;
+        Ok(())
+    }
+
+    fn rewrite(&mut self, zones: &[Name], directive: &Directive) -> Result<(), Reason> {
+        const FORMS: &str = "accepted are rewrite [stop] name [exact] FROM TO [answer auto] and rewrite [stop] name suffix .FROM .TO [answer auto], which make the name an alias";
+        let words: Vec<&str> = directive.arguments().iter().map(String::as_str).collect();
+        let words = words.strip_prefix(&["stop"]).unwrap_or(&words);
+        let words = words.strip_suffix(&["answer", "auto"]).unwrap_or(words);
+        if !directive.inner().is_empty() {
+            return Err(format!("rules about answers are not known here: {FORMS}"));
+        }
+        // What an end begins with shows that it is of whole labels.
+        let end = |text: &str| match text.strip_prefix('.') {
+            Some(text) => name(text),
+            None => Err(format!("{text} may end within a label: {FORMS}")),
+        };
+        let (from, to) = match *words {
+            ["name", "suffix", from, to] => (Pattern::Suffix(end(from)?), end(to)?),
+            ["name", "exact", from, to] => (Pattern::Exact(name(from)?), name(to)?),
+            ["name", "prefix" | "substring" | "regex", ..] => return Err(FORMS.to_owned()),
+            ["name", from, to] => (Pattern::Exact(name(from)?), name(to)?),
+            _ => return Err(FORMS.to_owned()),
+        };
+        self.corefile.rewrites.push(Rewrite { zones: zones.to_vec(), from, to });
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Corefiles of clusters, and what is wrong with others.
 
 use super::*;
+use crate::rewrite::Pattern;
 
 /// As kubeadm writes it.
 const STOCK: &str = ".:53 {
@@ -78,7 +79,7 @@ fn each_line_that_is_not_accepted_is_named() {
     forward .
     cache soon
     health 1.2.3.4
-    rewrite name a b
+    rewrite name regex a(.*) b
 }
 example.com:54 {
     forward . 192.0.2.1
@@ -110,4 +111,30 @@ fn addresses_of_others_stay_with_the_cluster_where_that_is_said() {
     };
     assert!(!of(""));
     assert!(of("fallthrough in-addr.arpa"));
+}
+
+#[test]
+fn names_that_stand_for_others_are_read() {
+    let rules = "rewrite name shop.example web.default.svc.cluster.local
+        rewrite stop name exact Shop2.example web.default.svc.cluster.local answer auto
+        rewrite name suffix .in.example. .default.svc.cluster.local answer auto
+        autopath @kubernetes";
+    let corefile = parse(&format!(".:53 {{\n{rules}\n}}\n")).unwrap();
+    let name = |text: &str| Name::parse(text).unwrap();
+    let from: Vec<Pattern> = corefile.rewrites.iter().map(|rule| rule.from.clone()).collect();
+    let exact = ["shop.example", "shop2.example"].map(|text| Pattern::Exact(name(text)));
+    assert_eq!(from[..2], exact);
+    assert_eq!(from[2], Pattern::Suffix(name("in.example")));
+    assert!(corefile.autopath);
+    for refused in [
+        "rewrite name suffix in.example .b",
+        "rewrite type ANY HINFO",
+        "rewrite continue name a b",
+        "rewrite name a b answer name b a",
+        "rewrite name a",
+        "autopath /etc/resolv.conf",
+    ] {
+        let refused = parse(&format!(".:53 {{\n{refused}\n}}\n")).unwrap_err();
+        assert!(refused[0].to_string().contains("accepted"), "{}", refused[0]);
+    }
 }

@@ -9,6 +9,7 @@ use crate::answer::{Outcome, Zone, answer, is_reverse, next_names};
 use crate::directory::Directory;
 use crate::hosts::Hosts;
 use crate::resolver::Resolver;
+use crate::rewrite::Rewrite;
 use crate::tally::{self, Area};
 use crate::wire::{
     Code, HEADER, Kind, LARGEST, Name, NotAnswered, Owner, Query, Record, Response, Section,
@@ -30,6 +31,8 @@ pub struct Responder {
     resolver: Arc<Resolver>,
     /// Names that come before all others.
     hosts: Option<Hosts>,
+    /// Names that stand for others.
+    rewrites: Vec<Rewrite>,
     /// What is written down of all this.
     pub(super) log: QueryLog,
 }
@@ -74,18 +77,27 @@ enum About {
     Target(Box<[u8]>),
     /// Those that the client's resolver will ask for, up to one that exists.
     Next(Vec<Wire>),
+    /// The one that the question's stands for.
+    InPlace(Box<[u8]>),
 }
 
 impl Responder {
     /// One that answers from these.
     pub fn new(directory: Arc<Directory>, zone: Zone, resolver: Arc<Resolver>) -> Self {
-        Self { directory, zone, resolver, hosts: None, log: QueryLog::default() }
+        let (hosts, rewrites, log) = (None, Vec::new(), QueryLog::default());
+        Self { directory, zone, resolver, hosts, rewrites, log }
     }
 
     /// Names of a file come before all others.
     #[must_use]
     pub fn with_hosts(self, hosts: Option<Hosts>) -> Self {
         Self { hosts, ..self }
+    }
+
+    /// Some names stand for others; the first rule that knows one counts.
+    #[must_use]
+    pub fn rewriting(self, rewrites: Vec<Rewrite>) -> Self {
+        Self { rewrites, ..self }
     }
 
     /// Some questions are written down.
@@ -136,6 +148,9 @@ impl Responder {
         turn: usize,
         now: Instant,
     ) -> Found {
+        if let Some(target) = self.rewrites.iter().find_map(|rule| rule.target(&query.name)) {
+            return self.find_in_place(query, target, buffer, turn);
+        }
         let mut response = self.begin(query, buffer);
         let open = |about| Open::new(query, about);
         if let Some(code) = self.hosts.as_ref().and_then(|it| it.answer(query, &mut response)) {
@@ -174,6 +189,47 @@ impl Responder {
             }
             Outcome::Foreign => Found::Foreign(Reply::Written(response.finish(Code::REFUSED))),
         }
+    }
+
+    /// Answers a question whose name stands for another: as an alias of that one.
+    fn find_in_place(
+        &self,
+        query: &Query<'_>,
+        target: Wire,
+        buffer: &mut [u8],
+        turn: usize,
+    ) -> Found {
+        let next = about(query, &target);
+        let Ok(next) = Query::read(&next, query.transport) else {
+            return Found::Own(Reply::Written(
+                self.begin(query, buffer).finish(Code::SERVER_FAILURE),
+            ));
+        };
+        match self.at_once(&next, turn) {
+            Some(told) => Found::Own(Reply::Written(self.led(query, &target, &told, buffer))),
+            None => {
+                Found::Foreign(Reply::Open(Open::new(query, About::InPlace(target[..].into()))))
+            }
+        }
+    }
+
+    /// What is known of a name without asking others.
+    fn at_once(&self, query: &Query<'_>, turn: usize) -> Option<Vec<u8>> {
+        let mut told = vec![0; LARGEST];
+        let mut response = self.begin(query, &mut told);
+        let of_file = self.hosts.as_ref().and_then(|hosts| hosts.answer(query, &mut response));
+        let code = match of_file {
+            Some(code) => code,
+            None => match answer(&self.directory, &self.zone, query, &mut response, turn) {
+                Outcome::Known(code) => code,
+                Outcome::LeadsTo(_) | Outcome::Foreign if self.may_ask(&query.name) => return None,
+                Outcome::LeadsTo(_) => Code::NO_ERROR,
+                Outcome::Foreign => Code::REFUSED,
+            },
+        };
+        let length = response.finish(code);
+        told.truncate(length);
+        Some(told)
     }
 
     /// Looks for the first of the names that exists. In `buffer` is the answer that the question's does not, of so many
@@ -248,14 +304,14 @@ impl Responder {
         self.own(query, 0)
     }
 
-    /// Writes that the question's name is an alias of another, of which `told` is known.
+    /// Writes that the question's name is an alias of another, of which `told` is known, its code too.
     fn led(&self, query: &Query<'_>, name: &[u8], told: &[u8], buffer: &mut [u8]) -> usize {
         let mut response = self.begin(query, buffer);
         response.record(Section::Answer, Owner::QUESTION, Kind::CNAME, self.zone.ttl, |data| {
             data.bytes(name);
         });
         copy_answer(told, &mut response);
-        response.finish(Code::NO_ERROR)
+        response.finish(Code::of(told).unwrap_or(Code::SERVER_FAILURE))
     }
 
     /// Whether others are asked about a name.
@@ -291,14 +347,41 @@ impl Responder {
         let target = match &open.about {
             About::Question => return self.resolver.ask(&query).await,
             About::Next(names) => return self.ask_next(&query, names).await,
+            About::InPlace(target) => return self.ask_in_place(&query, target).await,
             About::Target(target) => target,
         };
-        let about = about(&query, target);
-        let told = match Query::read(&about, open.transport) {
+        self.follow(&query, target).await
+    }
+
+    /// An answer of ours with what others know of the name that it leads to.
+    async fn follow(&self, query: &Query<'_>, target: &[u8]) -> Vec<u8> {
+        let about = about(query, target);
+        let told = match Query::read(&about, query.transport) {
             Ok(query) => self.resolver.answer(&query).await,
             Err(_) => Vec::new(),
         };
-        self.with(&query, &told)
+        self.with(query, &told)
+    }
+
+    /// Asks others about the name that the question's stands for.
+    async fn ask_in_place(&self, query: &Query<'_>, target: &[u8]) -> Vec<u8> {
+        let next = about(query, target);
+        let mut buffer = vec![0; query.limit()];
+        let told = match Query::read(&next, query.transport) {
+            Err(_) => Vec::new(),
+            Ok(next) => {
+                let mut scratch = vec![0; LARGEST];
+                let mut response = self.begin(&next, &mut scratch);
+                match answer(&self.directory, &self.zone, &next, &mut response, 0) {
+                    Outcome::Foreign => self.resolver.answer(&next).await,
+                    Outcome::LeadsTo(further) => self.follow(&next, &further).await,
+                    Outcome::Known(_) => self.own(&next, 0),
+                }
+            }
+        };
+        let length = self.led(query, target, &told, &mut buffer);
+        buffer.truncate(length);
+        buffer
     }
 
     /// An answer of ours with what others know of the name that it leads to.
@@ -334,19 +417,25 @@ fn copy_answer(told: &[u8], response: &mut Response<'_>) {
     }
 }
 
-/// Copies an address, or an alias, of another message. Names are written out.
+/// Copies a record of another message, of the types that are asked for at names of Services. Names are written out.
 fn copy(record: &Record<'_>, response: &mut Response<'_>) {
-    let Some(owner) = record.owner() else { return };
-    let target = match record.kind {
-        Kind::A | Kind::AAAA => None,
-        Kind::CNAME => match record.target() {
-            Some(target) => Some(target),
-            None => return,
-        },
+    // What is before a name in the data; of others there is none in it.
+    let before = match record.kind {
+        Kind::A | Kind::AAAA | Kind::TXT => None,
+        Kind::CNAME | Kind::PTR | Kind::NS => Some(0),
+        Kind::SRV => Some(6),
         _ => return,
     };
-    let data = target.as_deref().unwrap_or(record.data());
-    response.named_record(Section::Answer, &owner, record.kind, record.ttl, data);
+    let whole = match before {
+        None => Some(record.data().to_vec()),
+        Some(before) => record
+            .data()
+            .get(..before)
+            .zip(record.name_behind(before))
+            .map(|(fixed, name)| [fixed, &name].concat()),
+    };
+    let (Some(owner), Some(data)) = (record.owner(), whole) else { return };
+    response.named_record(Section::Answer, &owner, record.kind, record.ttl, &data);
 }
 
 /// The same question about another name.

@@ -35,7 +35,12 @@ impl<'m> Record<'m> {
 
     /// The name that its data begins with.
     pub fn target(&self) -> Option<Wire> {
-        expand(self.message, self.data.0).map(|(name, _)| name)
+        self.name_behind(0)
+    }
+
+    /// The name in its data that is behind so many bytes.
+    pub fn name_behind(&self, length: usize) -> Option<Wire> {
+        expand(self.message, self.data.0 + length).map(|(name, _)| name)
     }
 
     /// The last field of a SOA: how long it may be believed that there is nothing (RFC 2308, 4).

@@ -165,6 +165,7 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
             cache: (args.cache_size > 0).then_some(limits),
             readers: args.readers,
             hosts: None,
+            rewrites: Vec::new(),
             log: args.log_one_of,
         },
         health: args.health_address.0,
@@ -232,7 +233,8 @@ impl From {
         }
         let (cache, readers) = (corefile.cache.clone(), self.readers);
         let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
-        Ok(Answers { zone, listen, forwards, cache, readers, hosts, log })
+        let rewrites = corefile.rewrites.clone();
+        Ok(Answers { zone, listen, forwards, cache, readers, hosts, rewrites, log })
     }
 }
 

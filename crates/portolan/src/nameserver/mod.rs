@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dns::cache::Limits;
 use dns::hosts::Hosts;
+use dns::rewrite::Rewrite;
 use dns::tally::Tallies;
 use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
 use futures_util::future::BoxFuture;
@@ -67,6 +68,8 @@ pub(crate) struct Answers {
     pub(crate) readers: Option<usize>,
     /// Names that come before those of the cluster.
     pub(crate) hosts: Option<Hosts>,
+    /// Names that stand for others.
+    pub(crate) rewrites: Vec<Rewrite>,
     /// One of so many questions is written to the log; 0 for none.
     pub(crate) log: u32,
 }
@@ -153,7 +156,10 @@ impl Shared {
         let domain = zone.to_string();
         let responder = Responder::new(self.directory.clone(), zone, resolver.clone());
         let responder = Arc::new(
-            responder.with_hosts(answers.hosts.clone()).logging(QueryLog::one_of(answers.log)),
+            responder
+                .with_hosts(answers.hosts.clone())
+                .rewriting(answers.rewrites.clone())
+                .logging(QueryLog::one_of(answers.log)),
         );
         let all = || thread::available_parallelism().map_or(1, NonZero::get);
         let readers = answers.readers.unwrap_or_else(all);
