@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use dns::rewrite::{Pattern, Rewrite};
 use dns::tally::Tallies;
-use dns::wire::{Code, LARGEST, Query, Response, Transport, records};
-use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone, answer, cache};
+use dns::wire::{Code, LARGEST, Name as Part, Query, Response, Transport, records};
+use dns::{
+    Directory, Forward, Pod, PodWriter, Resolver, Responder, Server, Upstreams, Zone, answer, cache,
+};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::rdata::{A, CNAME, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -56,7 +59,7 @@ impl Chance {
     }
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "web.default.svc.cluster.local.",
     "WEB.default.SVC.cluster.local.",
     "none.default.svc.cluster.local.",
@@ -68,6 +71,10 @@ const NAMES: [&str; 12] = [
     "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.",
     "cluster.local.",
     "www.example.com.",
+    // As a pod searches, and as they are rewritten.
+    "www.example.com.default.svc.cluster.local.",
+    "web.default.default.svc.cluster.local.",
+    "web.in.example.",
     ".",
 ];
 
@@ -234,8 +241,22 @@ fn a_server_between_odd_clients_and_odd_servers_goes_on() {
     upstream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let everything = Forward::everything(vec![upstream.local_addr().unwrap()]);
     let resolver = Resolver::new(Upstreams::new(vec![everything]), Some(cache::Limits::default()));
-    let zone = Zone::new("cluster.local").unwrap();
-    let responder = Responder::new(Arc::new(directory()), zone, Arc::new(resolver));
+    let mut zone = Zone::new("cluster.local").unwrap();
+    zone.search = Some(vec![Part::parse("corp.example").unwrap()]);
+    let directory = Arc::new(directory());
+    // The clients are a pod.
+    PodWriter::new(directory.clone(), false).put(Pod {
+        uid: "a",
+        namespace: "default",
+        addresses: &[Ipv4Addr::LOCALHOST.into()],
+        is_cluster_first: true,
+    });
+    let rewrite = Rewrite {
+        zones: vec![Part::root()],
+        from: Pattern::Suffix(Part::parse("in.example").unwrap()),
+        to: Part::parse("default.svc.cluster.local").unwrap(),
+    };
+    let responder = Responder::new(directory, zone, Arc::new(resolver)).rewriting(vec![rewrite]);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = {
