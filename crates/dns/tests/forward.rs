@@ -24,6 +24,21 @@ fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
+/// A port for streams and datagrams; one may be taken for those alone.
+async fn both() -> (TcpListener, UdpSocket) {
+    loop {
+        let listener = TcpListener::bind(any_port()).await.unwrap();
+        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+            return (listener, socket);
+        }
+    }
+}
+
+/// A server of ours at such a port.
+fn bind() -> Server {
+    (0..10).find_map(|_| Server::bind(any_port(), 1).ok()).unwrap()
+}
+
 /// What a server says to a question, of which it is told how many came before; and how long it takes for that.
 type Answer = fn(&Message, usize) -> Option<(Message, Duration)>;
 
@@ -35,9 +50,8 @@ struct Other {
 
 impl Other {
     async fn start(answer: Answer) -> Self {
-        let listener = TcpListener::bind(any_port()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let socket = Arc::new(UdpSocket::bind(address).await.unwrap());
+        let (listener, socket) = both().await;
+        let (address, socket) = (listener.local_addr().unwrap(), Arc::new(socket));
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         tokio::spawn(async move {
@@ -116,7 +130,7 @@ struct Own {
 
 impl Own {
     fn start(forwards: Vec<Forward>, limits: Limits) -> Self {
-        Self::run(Server::bind(any_port(), 1).unwrap(), forwards, limits)
+        Self::run(bind(), forwards, limits)
     }
 
     fn run(server: Server, forwards: Vec<Forward>, limits: Limits) -> Self {
@@ -369,7 +383,7 @@ async fn too_many_that_wait_are_refused() {
 #[tokio::test]
 async fn who_leads_back_here_is_not_asked() {
     let other = Other::start(good).await;
-    let server = Server::bind(any_port(), 1).unwrap();
+    let server = bind();
     let servers = vec![server.local_addr().unwrap(), other.address];
     let forward = Forward { policy: Policy::Sequential, ..Forward::everything(servers) };
     let own = Own::run(server, vec![forward], Limits::default());
