@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::answer::Pods;
 use crate::cache::Limits;
-use crate::forward::Policy;
+use crate::forward::{Address, Policy, TlsOptions};
 use crate::rewrite::Rewrite;
 use crate::wire::Name;
 use lines::Directive;
@@ -94,13 +94,15 @@ pub struct ForwardTo {
     pub policy: Policy,
     /// Questions that may wait at the same time.
     pub max_concurrent: usize,
+    /// What those have to show that are asked by TLS.
+    pub tls: TlsOptions,
 }
 
 /// Who is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum To {
     /// A server.
-    Server(SocketAddr),
+    Server(Address),
     /// Those of a resolv.conf(5).
     File(PathBuf),
 }

@@ -1,13 +1,14 @@
 //! What the lines of a block mean.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::lines::{Directive, Refusal};
 use super::{Corefile, ForwardTo, HostsOf, Kubernetes, To};
 use crate::answer::Pods;
 use crate::cache::Limits;
-use crate::forward::{CONCURRENT, Policy};
+use crate::forward::{Address, CONCURRENT, Policy, TlsOptions};
 use crate::hosts::TTL as TTL_OF_HOSTS;
 use crate::rewrite::{Pattern, Rewrite};
 use crate::wire::Name;
@@ -195,6 +196,8 @@ impl Reader {
         let to: Result<Vec<To>, Reason> = to.iter().map(|word| server(word)).collect();
         let to = to?;
         let (mut policy, mut max_concurrent) = (Policy::default(), CONCURRENT);
+        let mut tls = TlsOptions::default();
+        let has_tls = to.iter().any(|to| matches!(to, To::Server(Address::Tls(_))));
         self.each(directive, |inner| {
             let arguments = inner.arguments();
             match inner.name() {
@@ -205,10 +208,17 @@ impl Reader {
                         most => most as usize,
                     };
                 }
+                "tls" | "tls_servername" if !has_tls => {
+                    return Err("nobody here is asked by TLS: accepted is it with servers such as tls://192.0.2.1".to_owned());
+                }
+                "tls" => (tls.identity, tls.authorities) = tls_files(arguments)?,
+                "tls_servername" => {
+                    tls.server_name = Some(only(arguments)?.parse().map_err(text_of)?);
+                }
                 // How others are asked is known from how we were, and whether they are there from asking.
                 "prefer_udp" | "expire" | "max_fails" | "health_check" | "max_connect_attempts" => {}
                 other => {
-                    return Err(format!("{other} is not done yet: accepted are policy, max_concurrent, prefer_udp, expire, max_fails, max_connect_attempts, health_check"));
+                    return Err(format!("{other} is not done yet: accepted are policy, max_concurrent, tls, tls_servername, prefer_udp, expire, max_fails, max_connect_attempts, health_check"));
                 }
             }
             Ok(())
@@ -225,8 +235,8 @@ impl Reader {
             if self.corefile.forwards.iter().any(|other| other.domain == domain) {
                 return Err(format!("it is said twice who is asked about {domain}"));
             }
-            let to = to.clone();
-            self.corefile.forwards.push(ForwardTo { domain, to, policy, max_concurrent });
+            let (to, tls) = (to.clone(), tls.clone());
+            self.corefile.forwards.push(ForwardTo { domain, to, policy, max_concurrent, tls });
         }
         Ok(())
     }
@@ -451,19 +461,21 @@ fn server(text: &str) -> Result<To, Reason> {
     if text.starts_with('/') {
         return Ok(To::File(text.into()));
     }
-    let address = match text.split_once("://") {
-        None => text,
-        Some(("dns", address)) => address,
-        Some((other, _)) => {
-            return Err(format!(
-                "{text}: others are asked by dns:// alone, and not yet by {other}://"
-            ));
-        }
-    };
-    let with_port = address.parse::<SocketAddr>().ok();
-    let by_address = || address.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, super::PORT));
-    let found = with_port.or_else(by_address);
-    found.map(To::Server).ok_or_else(|| {
-        format!("{text} is neither an address nor the path of a file: accepted are such as 192.0.2.1, [2001:db8::1]:53, /etc/resolv.conf")
-    })
+    text.parse()
+        .map(To::Server)
+        .map_err(|why| format!("{why}; and paths of files such as /etc/resolv.conf"))
+}
+
+/// The files of a certificate and its key, and the one of authorities.
+type TlsFiles = (Option<(PathBuf, PathBuf)>, Option<PathBuf>);
+
+/// `tls [CERT KEY] [CA]`.
+fn tls_files(arguments: &[String]) -> Result<TlsFiles, Reason> {
+    match arguments {
+        [] => Ok((None, None)),
+        [ca] => Ok((None, Some(ca.into()))),
+        [certificate, key] => Ok((Some((certificate.into(), key.into())), None)),
+        [certificate, key, ca] => Ok((Some((certificate.into(), key.into())), Some(ca.into()))),
+        _ => Err("accepted are tls, tls CA, tls CERT KEY and tls CERT KEY CA".to_owned()),
+    }
 }

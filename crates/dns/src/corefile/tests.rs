@@ -75,7 +75,7 @@ fn each_line_that_is_not_accepted_is_named() {
         fallthrough
         namespaces a b
     }
-    forward . tls://192.0.2.1
+    forward . https://192.0.2.1
     forward .
     cache soon
     health 1.2.3.4
@@ -92,6 +92,35 @@ https://. {
     assert_eq!(lines, [2, 4, 5, 6, 8, 9, 10, 11, 12, 14, 17], "{refused:#?}");
     assert_eq!(refused[0].text, "dnssec");
     assert!(refused[1].to_string().starts_with("line 4: pods perhaps: "), "{}", refused[1]);
+}
+
+#[test]
+fn servers_by_tls_are_read() {
+    let of = |inner: &str| parse(&format!(". {{\n forward . tls://9.9.9.9 {{\n{inner}\n }}\n}}\n"));
+    let tls = |inner: &str| of(inner).unwrap().forwards[0].tls.clone();
+    let to = of("").unwrap().forwards[0].to.clone();
+    assert_eq!(to, [To::Server(Address::Tls("9.9.9.9:853".parse().unwrap()))]);
+    assert_eq!(tls("tls"), TlsOptions::default());
+    let name = tls("tls_servername dns.quad9.net\ntls").server_name.unwrap();
+    assert_eq!(name.to_string(), "dns.quad9.net");
+    let files = |inner: &str| -> Vec<String> {
+        tls(inner).files().map(|path| path.display().to_string()).collect()
+    };
+    assert_eq!(files("tls /ca"), ["/ca"]);
+    assert_eq!(files("tls /cert /key"), ["/cert", "/key"]);
+    assert_eq!(files("tls /cert /key /ca"), ["/ca", "/cert", "/key"]);
+    for refused in ["tls a b c d", "tls_servername", "tls_servername a b", "tls_servername a..b"] {
+        assert_eq!(of(refused).unwrap_err()[0].line, 3, "{refused}");
+    }
+    for (line, text) in [
+        (2, ". {\n forward . tls://dns.quad9.net\n}\n"),
+        (2, ". {\n forward . tls://9.9.9.9:x\n}\n"),
+        // It would be asked in clear text.
+        (3, ". {\n forward . 9.9.9.9 {\n  tls_servername dns.quad9.net\n }\n}\n"),
+        (3, ". {\n forward . 9.9.9.9 {\n  tls\n }\n}\n"),
+    ] {
+        assert_eq!(parse(text).unwrap_err()[0].line, line, "{text}");
+    }
 }
 
 #[test]

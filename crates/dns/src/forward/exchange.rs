@@ -1,4 +1,4 @@
-//! One question to one server, and its answer.
+//! One question to one server in clear text, and its answer.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -61,7 +61,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 
 /// Whether a response is one to this query: same id, a response, same question but for its letters' case. Who could
 /// not read the question may leave it out.
-fn answers(query: &[u8], response: &[u8]) -> bool {
+pub(super) fn answers(query: &[u8], response: &[u8]) -> bool {
     if response.len() < HEADER || response[..2] != query[..2] || response[2] & 0x80 == 0 {
         return false;
     }

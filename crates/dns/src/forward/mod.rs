@@ -3,9 +3,12 @@
 //! A name is asked of the servers of the longest domain that it is below. One that does not answer in a moment is not
 //! waited for: the next one is asked beside it, and who answers first is taken.
 
+mod address;
 mod exchange;
+mod pipeline;
 mod probe;
 mod server;
+mod tls;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -22,8 +25,10 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::wire::{Code, Name, Transport};
+pub use address::{Address, BadAddress, NameServer};
 use probe::Probe;
 use server::Upstream;
+pub use tls::{BadPeerName, PeerName, Tls, TlsError, TlsOptions};
 
 /// How long one server is waited for before another one is asked too.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -70,7 +75,7 @@ pub struct Forward {
     /// The domain; the root for everything.
     pub domain: Name,
     /// The servers; none to refuse.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
     /// Which of them is asked first.
     pub policy: Policy,
     /// Questions that may wait at the same time; more are refused.
@@ -79,7 +84,8 @@ pub struct Forward {
 
 impl Forward {
     /// Everything is asked of these.
-    pub fn everything(servers: Vec<SocketAddr>) -> Self {
+    pub fn everything(servers: Vec<impl Into<NameServer>>) -> Self {
+        let servers = servers.into_iter().map(Into::into).collect();
         let policy = Policy::default();
         Self { domain: Name::root(), servers, policy, max_concurrent: CONCURRENT }
     }
@@ -125,6 +131,8 @@ pub(crate) enum NoAnswer {
 pub struct Asked {
     /// The server.
     pub server: SocketAddr,
+    /// It is asked by TLS.
+    pub is_tls: bool,
     /// How many questions.
     pub questions: u64,
     /// How many of them it did not answer.
@@ -138,7 +146,7 @@ impl Upstreams {
     pub fn new(forwards: Vec<Forward>) -> Self {
         let group = |forward: Forward| Group {
             domain: forward.domain,
-            servers: forward.servers.into_iter().map(|at| Arc::new(Upstream::new(at))).collect(),
+            servers: forward.servers.into_iter().map(|it| Arc::new(Upstream::new(it))).collect(),
             policy: forward.policy,
             turn: AtomicUsize::new(0),
             places: Semaphore::new(forward.max_concurrent.min(Semaphore::MAX_PERMITS)),
@@ -180,7 +188,8 @@ impl Upstreams {
         let servers = self.groups.iter().flat_map(|group| &group.servers);
         let asked = servers.map(|server| {
             let (questions, failures) = server.counts();
-            Asked { server: server.address, questions, failures, is_down: server.is_down() }
+            let (is_tls, is_down) = (server.is_tls(), server.is_down());
+            Asked { server: server.address, is_tls, questions, failures, is_down }
         });
         asked.collect()
     }
@@ -234,8 +243,9 @@ impl Group {
         if order.is_empty() {
             return Err(NoAnswer::Failed);
         }
-        // A datagram may be lost: where there is only one server it is asked again.
-        let mut next = order.iter().copied().cycle().take(ATTEMPTS.max(order.len()));
+        // A datagram may be lost: where there is only one server it is asked again. What is asked by TLS is not.
+        let again = order.iter().filter(|server| !server.is_tls()).cycle();
+        let mut next = order.iter().chain(again).copied().take(ATTEMPTS.max(order.len()));
         let mut waiting = FuturesUnordered::new();
         let mut refusals: Vec<Vec<u8>> = Vec::new();
         let mut patience = Instant::now();

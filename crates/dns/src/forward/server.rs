@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::address::NameServer;
 use super::exchange::exchange;
+use super::pipeline::Pipeline;
 use super::probe::{PAUSE, Probe};
 use crate::wire::Transport;
 
@@ -27,6 +29,8 @@ const PROBE: &[u8] = b"\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\x02\0\x01";
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
+    /// How it is asked by TLS; `None` to ask in clear text.
+    pipeline: Option<Pipeline>,
     /// How often in a row it did not answer.
     failures: AtomicU32,
     is_probed: AtomicBool,
@@ -37,9 +41,14 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(super) fn new(server: NameServer) -> Self {
+        let (address, pipeline) = match server {
+            NameServer::Clear(address) => (address, None),
+            NameServer::Tls(address, tls) => (address, Some(Pipeline::new(address, tls))),
+        };
         Self {
             address,
+            pipeline,
             failures: AtomicU32::new(0),
             is_probed: AtomicBool::new(false),
             is_self: AtomicBool::new(false),
@@ -53,6 +62,11 @@ impl Upstream {
         self.failures.load(Ordering::Relaxed) >= DOWN
     }
 
+    /// Whether it is asked by TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
     /// Whether what it is asked comes back here.
     pub(super) fn is_self(&self) -> bool {
         self.is_self.load(Ordering::Relaxed)
@@ -62,7 +76,7 @@ impl Upstream {
     pub(super) async fn look_for_loop(&self, probe: &Probe, number: usize) {
         let question = probe.question(number);
         loop {
-            let asked = timeout(PATIENCE, exchange(self.address, &question, Transport::Udp)).await;
+            let asked = timeout(PATIENCE, self.exchange(&question, Transport::Udp)).await;
             if probe.has_come_back(number) {
                 self.is_self.store(true, Ordering::Relaxed);
                 tracing::error!(
@@ -90,7 +104,7 @@ impl Upstream {
         how: Transport,
     ) -> io::Result<Vec<u8>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let asked = timeout(PATIENCE, exchange(self.address, &query, how)).await;
+        let asked = timeout(PATIENCE, self.exchange(&query, how)).await;
         let answer = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match &answer {
             Ok(_) => self.failures.store(0, Ordering::Relaxed),
@@ -101,6 +115,14 @@ impl Upstream {
             }
         }
         answer
+    }
+
+    /// Sends a question and takes the answer. By TLS it is always a stream.
+    async fn exchange(&self, query: &[u8], how: Transport) -> io::Result<Vec<u8>> {
+        match &self.pipeline {
+            Some(pipeline) => pipeline.exchange(query).await,
+            None => exchange(self.address, query, how).await,
+        }
     }
 
     fn fail(self: &Arc<Self>) {
@@ -118,7 +140,7 @@ impl Upstream {
             if self.failures.load(Ordering::Relaxed) == 0 {
                 break;
             }
-            let asked = exchange(self.address, PROBE, Transport::Udp);
+            let asked = self.exchange(PROBE, Transport::Udp);
             if let Ok(Ok(_)) = timeout(PROBE_PATIENCE, asked).await {
                 break;
             }

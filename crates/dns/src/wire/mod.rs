@@ -4,6 +4,7 @@
 //! does not know: what names mean.
 
 mod name;
+mod padding;
 mod query;
 mod records;
 mod response;
@@ -12,6 +13,7 @@ mod tests;
 
 pub(crate) use name::to_wire;
 pub use name::{BadName, Name, Wire};
+pub(crate) use padding::padded;
 pub(crate) use query::question_end;
 pub use query::{Edns, NotAnswered, Query, Transport};
 pub use records::{Record, records};

@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dns::answer::Pods;
 use dns::cache::Limits;
 use dns::corefile::{Corefile, HostsOf, To};
-use dns::forward::{CONCURRENT, Policy};
+use dns::forward::{Address, BadAddress, CONCURRENT, NameServer, PeerName, Policy, TlsOptions};
 use dns::hosts::Hosts;
 use dns::resolv_conf::{name_servers, search_domains};
 use dns::wire::Name;
@@ -37,9 +37,8 @@ pub(crate) struct Args {
     /// A Corefile, as CoreDNS has it. It takes the place of all flags but --kubeconfig, --readers and
     /// --startup-timeout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster_domain", "listen", "ttl", "pods", "forward",
-        "autopath",
-        "resolv_conf", "stub_domain", "policy", "max_concurrent", "cache_size", "cache_ttl", "serve_stale",
-        "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck"])]
+        "autopath", "resolv_conf", "stub_domain", "tls_server_name", "tls_ca", "policy", "max_concurrent", "cache_size",
+        "cache_ttl", "serve_stale", "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck"])]
     conf: Option<PathBuf>,
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
@@ -63,15 +62,21 @@ pub(crate) struct Args {
     /// for it. The nodes' own domains are those that --resolv-conf has.
     #[arg(long)]
     autopath: bool,
-    /// Who is asked about names that are not the cluster's [default: the servers of --resolv-conf].
-    #[arg(long, value_name = "IP[:PORT],...", value_delimiter = ',', value_parser = server)]
-    forward: Vec<SocketAddr>,
+    /// Who is asked about names that are not the cluster's, by TLS with tls:// [default: the servers of --resolv-conf].
+    #[arg(long, value_name = "[tls://]IP[:PORT],...", value_delimiter = ',')]
+    forward: Vec<Address>,
     /// The resolv.conf(5) whose servers are asked about names that are not the cluster's; "" to refuse those.
     #[arg(long, value_name = "FILE", default_value = RESOLV_CONF)]
     resolv_conf: String,
     /// Who is asked about a domain; the longest one that a name is below counts.
-    #[arg(long, value_name = "DOMAIN=IP[:PORT],...", value_parser = stub_domain)]
-    stub_domain: Vec<(Name, Vec<SocketAddr>)>,
+    #[arg(long, value_name = "DOMAIN=[tls://]IP[:PORT],...", value_parser = stub_domain)]
+    stub_domain: Vec<(Name, Vec<Address>)>,
+    /// What the certificates of tls:// servers are for [default: their addresses].
+    #[arg(long, value_name = "NAME")]
+    tls_server_name: Option<PeerName>,
+    /// The authorities that sign those, in PEM [default: those of the machine].
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     /// Which of several servers is asked first: random, round_robin or sequential.
     #[arg(long, value_name = "POLICY", default_value = "random")]
     policy: Policy,
@@ -139,15 +144,30 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
         });
     }
     let (policy, max_concurrent) = (args.policy, args.max_concurrent);
-    let forward = |(domain, servers)| Forward { domain, servers, policy, max_concurrent };
+    let tls = TlsOptions {
+        server_name: args.tls_server_name,
+        authorities: args.tls_ca,
+        ..TlsOptions::default()
+    };
     let everything = match args.forward.is_empty() {
         false => args.forward,
         true if args.resolv_conf.is_empty() => Vec::new(),
         true => servers_of(Path::new(&args.resolv_conf), &args.listen)
             .context("--resolv-conf (\"\" is for none)")?,
     };
-    let mut forwards: Vec<Forward> = args.stub_domain.into_iter().map(forward).collect();
-    forwards.push(forward((Name::root(), everything)));
+    let mut groups = args.stub_domain;
+    groups.push((Name::root(), everything));
+    let mut addresses = groups.iter().flat_map(|(_, servers)| servers);
+    if tls != TlsOptions::default() && !addresses.any(|it| matches!(it, Address::Tls(_))) {
+        bail!(
+            "--tls-server-name and --tls-ca are nothing to servers in clear text: accepted are they with tls:// in --forward or --stub-domain"
+        );
+    }
+    let mut forwards = Vec::new();
+    for (domain, servers) in groups {
+        let servers = NameServer::all(&servers, &tls)?;
+        forwards.push(Forward { domain, servers, policy, max_concurrent });
+    }
     let defaults = Limits::default();
     let limits = Limits {
         entries: args.cache_size,
@@ -226,7 +246,7 @@ impl From {
             }
             forwards.push(Forward {
                 domain: to.domain.clone(),
-                servers,
+                servers: NameServer::all(&servers, &to.tls)?,
                 policy: to.policy,
                 max_concurrent: to.max_concurrent,
             });
@@ -274,11 +294,12 @@ fn every(corefile: &Corefile) -> Option<Duration> {
     corefile.reload.into_iter().chain(of_hosts).filter(|every| !every.is_zero()).min()
 }
 
-/// What a Corefile says, with what the file says that it names.
+/// What a Corefile says, with what the files say that it names.
 fn text_with(text: &str, corefile: &Corefile) -> String {
-    let file = corefile.hosts.as_ref().and_then(|hosts| hosts.file.as_ref());
-    let more = file.and_then(|file| std::fs::read_to_string(file).ok());
-    text.to_owned() + "\n" + &more.unwrap_or_default()
+    let of_hosts = corefile.hosts.iter().filter_map(|hosts| hosts.file.as_deref());
+    let of_tls = corefile.forwards.iter().flat_map(|forward| forward.tls.files());
+    let more = of_hosts.chain(of_tls).filter_map(|file| std::fs::read_to_string(file).ok());
+    std::iter::once(text.to_owned()).chain(more).collect::<Vec<_>>().join("\n")
 }
 
 /// A Corefile that is looked at again and again, if it says so.
@@ -325,28 +346,20 @@ fn duration(given: &GoDuration) -> Duration {
 }
 
 /// The servers that a file names, but for ourselves, which would be asked again and again.
-fn servers_of(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Vec<SocketAddr>> {
+fn servers_of(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Vec<Address>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let mut servers = name_servers(&text);
     servers.retain(|server| !own.contains(server));
-    Ok(servers)
+    Ok(servers.into_iter().map(Address::Clear).collect())
 }
 
-/// A server's address, with DNS's port if none is given.
-fn server(text: &str) -> Result<SocketAddr, String> {
-    let by_address = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)).ok();
-    text.parse().ok().or_else(by_address).ok_or_else(|| {
-        format!("{text} is no address: accepted are 192.0.2.1, 192.0.2.1:53, 2001:db8::1 and [2001:db8::1]:53")
-    })
-}
-
-fn stub_domain(text: &str) -> Result<(Name, Vec<SocketAddr>), String> {
+fn stub_domain(text: &str) -> Result<(Name, Vec<Address>), String> {
     let (domain, servers) = text
         .split_once('=')
-        .ok_or_else(|| format!("{text} has no =: accepted is DOMAIN=IP[:PORT],..."))?;
+        .ok_or_else(|| format!("{text} has no =: accepted is DOMAIN=[tls://]IP[:PORT],..."))?;
     let domain = Name::parse(domain).map_err(|why| format!("{domain}: {why}"))?;
-    let servers: Result<_, _> = servers.split(',').map(server).collect();
-    Ok((domain, servers?))
+    let servers: Result<_, _> = servers.split(',').map(str::parse).collect();
+    Ok((domain, servers.map_err(|why: BadAddress| why.to_string())?))
 }
 
 fn place(text: &str) -> Result<Place, String> {

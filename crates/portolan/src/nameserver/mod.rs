@@ -176,7 +176,8 @@ impl Shared {
         }
         tracing::info!(listen = ?answers.listen, "names below {domain} are answered");
         for asked in resolver.upstreams().asked() {
-            tracing::info!("names of others are asked of {}", asked.server);
+            let how = if asked.is_tls { " by TLS" } else { "" };
+            tracing::info!("names of others are asked of {}{how}", asked.server);
         }
         let ending = watch::Sender::new(false);
         let mut servers = JoinSet::new();
