@@ -1,6 +1,5 @@
 //! A lab that lives as long as a test.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::run::{Output, examples, kubectl_path, portolan_path, run};
+use crate::run::{Output, examples, kubectl_path, manifest_file, portolan_path, run};
 
 /// How long a command inside the lab may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -119,8 +118,7 @@ impl Lab {
 
     /// Applies a manifest given as text, with kubectl.
     pub fn apply(&self, manifest: &str) -> Output {
-        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
-        fs::write(file.path(), manifest).expect("a temporary file can be written");
+        let file = manifest_file(manifest);
         self.kubectl(&["apply", "-f", file.path().to_str().expect("the path is UTF-8")])
     }
 

@@ -4,12 +4,14 @@
 //! wait is bounded, and a lab that a test made is taken down however the test ends.
 
 mod lab;
+mod names;
 mod nameserver;
 mod proxy;
 mod run;
 mod server;
 
 pub use lab::Lab;
+pub use names::NAMES;
 pub use nameserver::{NameServer, free_port};
 pub use proxy::Proxy;
 pub use run::{Output, bench_path, kubectl_path, portolan_path, run};

@@ -1,6 +1,6 @@
 //! `portolan dns` on loopback.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,11 +18,15 @@ pub struct NameServer {
     probes: [u16; 3],
 }
 
-/// A port of loopback that nobody has.
+/// A port of loopback that nobody has, for datagrams and for streams.
 pub fn free_port() -> u16 {
-    // Most often TCP's is free as well.
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        if TcpListener::bind(address).is_ok() {
+            return address.port();
+        }
+    }
 }
 
 impl NameServer {

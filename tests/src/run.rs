@@ -1,10 +1,13 @@
 //! Running a command with a time limit, and what it said.
 
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
 
 /// What a command said.
 #[derive(Debug, Clone)]
@@ -92,6 +95,13 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
+}
+
+/// A file with a manifest given as text, for kubectl; gone when dropped.
+pub(crate) fn manifest_file(manifest: &str) -> NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
+    fs::write(file.path(), manifest).expect("a temporary file can be written");
+    file
 }
 
 /// The binary under test: `$PORTOLAN`, or the debug build.

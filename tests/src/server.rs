@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::run::{Output, kubectl_path, portolan_path, run};
+use crate::run::{Output, kubectl_path, manifest_file, portolan_path, run};
 
 /// How long a request may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -22,6 +22,11 @@ impl Server {
     /// Starts a server on what `directory` holds. `wrapper` is a command line that the server's is
     /// appended to.
     pub fn start(directory: &Path, wrapper: &[&str]) -> Self {
+        Self::start_with(directory, wrapper, &[])
+    }
+
+    /// Starts a server with more arguments.
+    pub fn start_with(directory: &Path, wrapper: &[&str], arguments: &[&str]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let port = free.local_addr().expect("a bound socket has an address").port().to_string();
         drop(free);
@@ -32,6 +37,7 @@ impl Server {
         line.extend([&*program, "--log-level", "warn", "server", "--data-dir", &data]);
         line.extend(["--bind-address", "127.0.0.1", "--secure-port", &port]);
         line.extend(["--write-kubeconfig", &kubeconfig]);
+        line.extend(arguments);
         let process = Command::new(line[0])
             .args(&line[1..])
             .stdin(Stdio::null())
@@ -47,6 +53,12 @@ impl Server {
     /// Runs kubectl against it.
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
         run(self.kubectl_command(arguments), COMMAND_LIMIT)
+    }
+
+    /// Applies a manifest given as text, with kubectl.
+    pub fn apply(&self, manifest: &str) -> Output {
+        let file = manifest_file(manifest);
+        self.kubectl(&["apply", "-f", file.path().to_str().expect("the path is UTF-8")])
     }
 
     /// kubectl against it, not started.

@@ -2,47 +2,13 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{NameServer, Server, eventually, free_port, say};
+use e2e::{NAMES, NameServer, Server, eventually, free_port, say};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// What there is to be asked about.
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}, {name: dns, port: 53, protocol: UDP}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: db}
-spec: {clusterIP: None, ports: [{name: sql, port: 1}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: db-1, labels: {kubernetes.io/service-name: db}}
-addressType: IPv4
-ports: [{name: sql, port: 3306}]
-endpoints:
-- {addresses: [10.244.0.2], hostname: db-0}
-- {addresses: [10.244.0.3]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: out}
-spec: {type: ExternalName, externalName: web.default.svc.cluster.local}
-";
-
-fn apply(server: &Server, directory: &Path, text: &str) {
-    let file = directory.join("objects.yaml");
-    fs::write(&file, text).unwrap();
-    server.kubectl(&["apply", "-f", &file.display().to_string()]).expect_success();
-}
 
 /// What `dig +short` says, its lines in order.
 fn short(dns: &NameServer, arguments: &[&str]) -> Result<String, String> {
@@ -62,7 +28,7 @@ fn code(dns: &NameServer, name: &str) -> Result<String, String> {
 fn names_are_served_as_long_as_they_are_known() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(&directory.path().join("data"), &[]);
-    apply(&server, directory.path(), OBJECTS);
+    server.apply(NAMES).expect_success();
     let dns = NameServer::start(server.kubeconfig(), &["--resolv-conf", ""]);
     eventually("it is ready", LIMIT, || match dns.probe(1, "/ready")? {
         (code, body) if (&*code, &*body) == ("200", "OK") => Ok(()),
@@ -71,20 +37,20 @@ fn names_are_served_as_long_as_they_are_known() {
     let check = || {
         for way in ["+notcp", "+tcp"] {
             for (arguments, expected) in [
-                (["web.default.svc.cluster.local", "A"], "10.96.0.77"),
-                (["web.default.svc.cluster.local", "AAAA"], ""),
+                (["7up.default.svc.cluster.local", "A"], "10.96.0.77"),
+                (["7up.default.svc.cluster.local", "AAAA"], ""),
                 (
-                    ["_http._tcp.web.default.svc.cluster.local", "SRV"],
-                    "0 100 80 web.default.svc.cluster.local.",
+                    ["_http._tcp.7up.default.svc.cluster.local", "SRV"],
+                    "0 100 80 7up.default.svc.cluster.local.",
                 ),
-                (["db.default.svc.cluster.local", "A"], "10.244.0.2 10.244.0.3"),
-                (["db-0.db.default.svc.cluster.local", "A"], "10.244.0.2"),
+                (["db.default.svc.cluster.local", "A"], "10.244.99.2 10.244.99.3"),
+                (["db-0.db.default.svc.cluster.local", "A"], "10.244.99.2"),
                 (
                     ["out.default.svc.cluster.local", "A"],
-                    "10.96.0.77 web.default.svc.cluster.local.",
+                    "10.96.0.77 7up.default.svc.cluster.local.",
                 ),
                 (["dns-version.cluster.local", "TXT"], "\"1.1.0\""),
-                (["77.0.96.10.in-addr.arpa", "PTR"], "web.default.svc.cluster.local."),
+                (["77.0.96.10.in-addr.arpa", "PTR"], "7up.default.svc.cluster.local."),
                 (["10-244-0-9.default.pod.cluster.local", "A"], "10.244.0.9"),
             ] {
                 assert_eq!(
@@ -95,21 +61,18 @@ fn names_are_served_as_long_as_they_are_known() {
             }
         }
         assert_eq!(code(&dns, "none.default.svc.cluster.local").unwrap(), "NXDOMAIN");
-        assert_eq!(code(&dns, "web.default.svc.cluster.local").unwrap(), "NOERROR");
+        assert_eq!(code(&dns, "7up.default.svc.cluster.local").unwrap(), "NOERROR");
         assert_eq!(code(&dns, "example.com").unwrap(), "REFUSED", "nobody is asked");
     };
     check();
     // As they change.
-    apply(
-        &server,
-        directory.path(),
-        "
+    let later = "
 apiVersion: v1
 kind: Service
 metadata: {name: later}
 spec: {clusterIP: 10.96.0.78, ports: [{port: 80}]}
-",
-    );
+";
+    server.apply(later).expect_success();
     eventually("a new Service has a name", LIMIT, || {
         match short(&dns, &["later.default.svc.cluster.local"])? {
             address if address == "10.96.0.78" => Ok(()),
@@ -137,7 +100,7 @@ fn nothing_is_denied_before_the_cluster_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut server = Server::start(&data, &[]);
-    apply(&server, directory.path(), OBJECTS);
+    server.apply(NAMES).expect_success();
     let kubeconfig = server.kubeconfig().to_owned();
     server.kill();
     let dns = NameServer::start(&kubeconfig, &["--resolv-conf", ""]);
@@ -151,7 +114,7 @@ fn nothing_is_denied_before_the_cluster_is_known() {
 fn a_corefile_is_read_again_when_it_changes() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(&directory.path().join("data"), &[]);
-    apply(&server, directory.path(), OBJECTS);
+    server.apply(NAMES).expect_success();
     let upstream = NameServer::start(
         server.kubeconfig(),
         &["--resolv-conf", "", "--cluster-domain", "corp.example"],
@@ -173,18 +136,18 @@ fn a_corefile_is_read_again_when_it_changes() {
             found => Err(found),
         });
     };
-    is("web.default.svc.cluster.local", "10.96.0.77");
-    is("web.default.svc.corp.example", "10.96.0.77");
+    is("7up.default.svc.cluster.local", "10.96.0.77");
+    is("7up.default.svc.corp.example", "10.96.0.77");
     // What is not accepted changes nothing.
     fs::write(&file, "nonsense {\n").unwrap();
     thread::sleep(Duration::from_millis(600));
-    is("web.default.svc.cluster.local", "10.96.0.77");
+    is("7up.default.svc.cluster.local", "10.96.0.77");
     fs::write(&file, text("other.local", "", dns.port(), dns.ready_port())).unwrap();
-    is("web.default.svc.other.local", "10.96.0.77");
-    is("web.default.svc.corp.example", "");
+    is("7up.default.svc.other.local", "10.96.0.77");
+    is("7up.default.svc.corp.example", "");
     // Until those who answered before have ended.
     eventually("the old names are nobody's", LIMIT, || {
-        match &*code(&dns, "web.default.svc.cluster.local")? {
+        match &*code(&dns, "7up.default.svc.cluster.local")? {
             "REFUSED" => Ok(()),
             other => Err(other.to_owned()),
         }
@@ -220,7 +183,7 @@ fn question(id: u16, name: &str, kind: u8) -> Vec<u8> {
 fn an_upgrade_loses_no_question() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(&directory.path().join("data"), &[]);
-    apply(&server, directory.path(), OBJECTS);
+    server.apply(NAMES).expect_success();
     let port = free_port();
     let start = || NameServer::start_at(port, server.kubeconfig(), &["--resolv-conf", ""]);
     let is_ready = |dns: &NameServer| match dns.probe(1, "/ready")? {
@@ -237,7 +200,7 @@ fn an_upgrade_loses_no_question() {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             socket.connect(("127.0.0.1", port)).unwrap();
-            let name = "web.default.svc.cluster.local";
+            let name = "7up.default.svc.cluster.local";
             for (id, kind) in [(1, 1), (2, 28)] {
                 // Nobody may be there for a moment, which counts as lost below.
                 let _ = socket.send(&question(id, name, kind));

@@ -6,37 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::{Lab, Output, eventually, kubectl_path, run};
+use e2e::{Lab, NAMES, Output, eventually, kubectl_path, run};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a name may take that is there, or is not.
 const AT_ONCE: Duration = Duration::from_secs(2);
-
-const OBJECTS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: db}
-spec: {clusterIP: None, ports: [{name: sql, port: 3306}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: db-1, labels: {kubernetes.io/service-name: db}}
-addressType: IPv4
-ports: [{name: sql, port: 3306}]
-endpoints:
-- {addresses: [10.244.99.2], hostname: db-0}
-- {addresses: [10.244.99.3]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: 7up}
-spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: out}
-spec: {type: ExternalName, externalName: 7up.default.svc.cluster.local}
-";
 
 /// A program that resolves a name.
 struct Resolver {
@@ -91,9 +65,7 @@ fn names_are_found_by_all_resolvers() {
     let lab = Lab::up_with_examples();
     // Pods have a /tmp of their own.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let file = directory.path().join("objects.yaml");
-    std::fs::write(&file, OBJECTS).unwrap();
-    lab.kubectl(&["apply", "-f", &file.display().to_string()]).expect_success();
+    lab.apply(NAMES).expect_success();
     let pods = lab.kubectl(&["get", "pods", "-o", "name"]).expect_success();
     let pod = pods.lines().next().expect("the examples have pods");
     eventually("DNS answers in the pod", LIMIT, || lab.exec(pod, &["getent", "hosts", "7up"]).ok());

@@ -9,13 +9,6 @@ fn service(name: &str, spec: &str) -> String {
     )
 }
 
-/// Applies a manifest; answers what kubectl said.
-fn apply(server: &Server, manifest: &str) -> e2e::Output {
-    let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
-    std::fs::write(file.path(), manifest).expect("a temporary file can be written");
-    server.kubectl(&["apply", "-f", file.path().to_str().expect("the path is UTF-8")])
-}
-
 fn field(server: &Server, name: &str, path: &str) -> String {
     let path = format!("jsonpath={path}");
     server.kubectl(&["get", "service", name, "-o", &path]).expect_success()
@@ -33,16 +26,16 @@ fn node_ports_are_given_once_and_given_back() {
     let with_port = |name: &str, port: u32| {
         service(name, &format!("type: NodePort, ports: [{{port: 80, nodePort: {port}}}]"))
     };
-    apply(&server, &with_port("first", 30123)).expect_success();
-    let refused = apply(&server, &with_port("second", 30123)).expect_failure();
+    server.apply(&with_port("first", 30123)).expect_success();
+    let refused = server.apply(&with_port("second", 30123)).expect_failure();
     assert!(refused.contains("provided port is already allocated"), "{refused}");
-    let refused = apply(&server, &with_port("second", 40000)).expect_failure();
+    let refused = server.apply(&with_port("second", 40000)).expect_failure();
     assert!(refused.contains("provided port is not in the valid range"), "{refused}");
-    let refused = apply(&server, &with_port("first", 29999)).expect_failure();
+    let refused = server.apply(&with_port("first", 29999)).expect_failure();
     assert!(refused.contains("provided port is not in the valid range"), "{refused}");
     assert_eq!(field(&server, "first", "{.spec.ports[0].nodePort}"), "30123");
     server.kubectl(&["delete", "service", "first"]).expect_success();
-    apply(&server, &with_port("first", 30123)).expect_success();
+    server.apply(&with_port("first", 30123)).expect_success();
 }
 
 #[test]
@@ -52,9 +45,9 @@ fn a_load_balancer_can_do_without_node_ports() {
         let spec = "type: LoadBalancer, ports: [{port: 80}], allocateLoadBalancerNodePorts";
         service("web", &format!("{spec}: {allocate}"))
     };
-    apply(&server, &spec(false)).expect_success();
+    server.apply(&spec(false)).expect_success();
     assert_eq!(field(&server, "web", "{.spec.ports[0].nodePort}"), "");
-    apply(&server, &spec(true)).expect_success();
+    server.apply(&spec(true)).expect_success();
     assert!(field(&server, "web", "{.spec.ports[0].nodePort}").starts_with("3"));
 }
 
@@ -66,13 +59,13 @@ fn a_health_check_node_port_follows_the_policy() {
         service("web", &format!("{ports}, externalTrafficPolicy: {policy}{more}"))
     };
     let held = |server: &Server| field(server, "web", "{.spec.healthCheckNodePort}");
-    apply(&server, &with_policy("Local", "")).expect_success();
+    server.apply(&with_policy("Local", "")).expect_success();
     let port = held(&server);
     assert!(port.starts_with('3'), "{port:?}");
-    apply(&server, &with_policy("Cluster", "")).expect_success();
+    server.apply(&with_policy("Cluster", "")).expect_success();
     assert_eq!(held(&server), "");
     // The port is free again, and may be asked for.
     let again = format!(", healthCheckNodePort: {port}");
-    apply(&server, &with_policy("Local", &again)).expect_success();
+    server.apply(&with_policy("Local", &again)).expect_success();
     assert_eq!(held(&server), port);
 }
