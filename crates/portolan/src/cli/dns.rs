@@ -10,12 +10,12 @@ use dns::cache::Limits;
 use dns::corefile::{Corefile, HostsOf, To};
 use dns::forward::{Address, BadAddress, CONCURRENT, NameServer, PeerName, Policy, TlsOptions};
 use dns::hosts::Hosts;
-use dns::resolv_conf::{name_servers, search_domains};
+use dns::resolv_conf::search_domains;
 use dns::wire::Name;
 use dns::{Forward, Zone};
 
 use crate::errors::sentence;
-use crate::nameserver::{self, Answers, Changes, NoChanges, Settings};
+use crate::nameserver::{self, Answers, Changes, NoChanges, Settings, servers_of};
 use crate::proxy::config::GoDuration;
 use crate::runtime;
 
@@ -153,6 +153,7 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
         false => args.forward,
         true if args.resolv_conf.is_empty() => Vec::new(),
         true => servers_of(Path::new(&args.resolv_conf), &args.listen)
+            .map(clear)
             .context("--resolv-conf (\"\" is for none)")?,
     };
     let mut groups = args.stub_domain;
@@ -241,7 +242,7 @@ impl From {
             for to in &to.to {
                 match to {
                     To::Server(address) => servers.push(*address),
-                    To::File(path) => servers.extend(servers_of(path, &listen)?),
+                    To::File(path) => servers.extend(clear(servers_of(path, &listen)?)),
                 }
             }
             forwards.push(Forward {
@@ -345,12 +346,9 @@ fn duration(given: &GoDuration) -> Duration {
     given.get().unwrap_or_default()
 }
 
-/// The servers that a file names, but for ourselves, which would be asked again and again.
-fn servers_of(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Vec<Address>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let mut servers = name_servers(&text);
-    servers.retain(|server| !own.contains(server));
-    Ok(servers.into_iter().map(Address::Clear).collect())
+/// Servers that are asked in clear text.
+fn clear(servers: Vec<SocketAddr>) -> Vec<Address> {
+    servers.into_iter().map(Address::Clear).collect()
 }
 
 fn stub_domain(text: &str) -> Result<(Name, Vec<Address>), String> {

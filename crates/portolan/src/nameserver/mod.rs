@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dns::cache::Limits;
 use dns::hosts::Hosts;
+use dns::resolv_conf::name_servers;
 use dns::rewrite::Rewrite;
 use dns::tally::Tallies;
 use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
@@ -202,6 +203,12 @@ impl Answering {
         self.ending.send_replace(true);
         while self.servers.join_next().await.is_some() {}
     }
+}
+
+/// The servers that a resolv.conf names, but for our own.
+pub(crate) fn servers_of(path: &Path, own: &[SocketAddr]) -> anyhow::Result<Vec<SocketAddr>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(name_servers(&text, own))
 }
 
 /// Where from is known what is answered from now on.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dns::cache::Limits;
-use dns::resolv_conf::name_servers;
+use dns::resolv_conf;
 use dns::tally::Tallies;
 use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone};
 use k8s_openapi::api::core::v1::Node;
@@ -25,6 +25,7 @@ use super::Settings;
 use super::registration::{owner, typed};
 use crate::client::{self, ApiObject, Backoff, Client, Error};
 use crate::nameserver::pods::{self, Followed};
+use crate::nameserver::servers_of;
 
 /// Port that the server listens on at the node's addresses; the DNS Service has 53.
 const PORT: u16 = 10_053;
@@ -132,16 +133,13 @@ fn slice(settings: &Settings, address: IpAddr, owner: Value) -> Value {
     })
 }
 
-/// Whom to ask about names that are not the cluster's: the machine's name servers, but not
-/// ourselves, which would be asked again and again.
+/// Whom to ask about names that are not the cluster's: the machine's name servers, but not the
+/// cluster's.
 fn upstreams(settings: &Settings) -> anyhow::Result<Upstreams> {
     let Some(path) = &settings.resolv_conf else { return Ok(Upstreams::default()) };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("read {} (--resolv-conf \"\" is for none)", path.display()))?;
-    let mut servers = name_servers(&text);
-    servers.retain(|server| {
-        server.ip() != settings.cluster_dns && !settings.addresses.contains(&server.ip())
-    });
+    let own = [&[settings.cluster_dns], &*settings.addresses].concat();
+    let own: Vec<_> = own.into_iter().map(|ip| SocketAddr::new(ip, resolv_conf::PORT)).collect();
+    let servers = servers_of(path, &own).context("--resolv-conf (\"\" is for none)")?;
     tracing::info!(?servers, "names that are not the cluster's are asked of these");
     Ok(Upstreams::new(vec![Forward::everything(servers)]))
 }
