@@ -51,12 +51,15 @@ async fn upstream() -> SocketAddr {
 
 async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
     let mut world = World::new();
+    for kind in [Kind::EndpointSlice, Kind::Namespace] {
+        world.apply(Event::listed(kind, Vec::new()));
+    }
     let service = serde_json::json!({
         "metadata": {"name": "out", "namespace": "default"},
         "spec": {"type": "ExternalName", "externalName": "example.com"},
     });
-    let touched =
-        world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
+    let service = Object::Service(serde_json::from_value(service).unwrap());
+    let touched = world.apply(Event::listed(Kind::Service, vec![service]));
     let directory = Directory::new();
     directory.update(&world, &touched);
     serve(Arc::new(directory), Zone::new("cluster.local").unwrap(), upstreams)

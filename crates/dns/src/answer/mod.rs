@@ -17,7 +17,7 @@ use crate::wire::{BadName, Code, Data, HEADER, Kind, Name, Owner, Query, Respons
 use place::Place;
 
 pub(crate) use path::next_names;
-pub(crate) use reverse::{is_reverse, reverse_address};
+pub(crate) use reverse::{deny as deny_reverse, is_reverse, reverse_address};
 
 /// Version of the schema, told under `dns-version`.
 const SCHEMA: &[u8] = b"1.1.0";
@@ -125,6 +125,29 @@ impl Zone {
     /// Whether what is answered depends on pods.
     pub fn needs_pods(&self) -> bool {
         self.pods == Pods::Verified || self.search.is_some()
+    }
+
+    /// Writes who is to be believed about what is below `owner`, and for how long (RFC 2308). `domain` writes the
+    /// cluster's domain.
+    fn soa(
+        &self,
+        directory: &Directory,
+        response: &mut Response<'_>,
+        section: Section,
+        owner: Owner,
+        domain: impl Fn(&mut Data<'_>),
+    ) {
+        let serial = self.epoch.wrapping_add(directory.changes());
+        response.record(section, owner, Kind::SOA, self.ttl, |data| {
+            data.label(b"ns");
+            data.label(b"dns");
+            domain(data);
+            data.label(b"hostmaster");
+            domain(data);
+            for number in [serial, REFRESH, RETRY, EXPIRE, self.ttl] {
+                data.long(number);
+            }
+        });
     }
 }
 
@@ -295,19 +318,10 @@ impl Asked<'_, '_, '_, '_> {
     }
 
     fn soa(&mut self, section: Section) {
-        let (zone_at, ttl) = (self.zone_at, self.zone.ttl);
-        let serial = self.zone.epoch.wrapping_add(self.directory.changes());
+        let zone_at = self.zone_at;
         let Some(owner) = Response::owner_at(zone_at) else { return };
-        self.response.record(section, owner, Kind::SOA, ttl, |data| {
-            data.label(b"ns");
-            data.label(b"dns");
-            data.pointer(zone_at);
-            data.label(b"hostmaster");
-            data.pointer(zone_at);
-            for number in [serial, REFRESH, RETRY, EXPIRE, ttl] {
-                data.long(number);
-            }
-        });
+        let domain = |data: &mut Data<'_>| data.pointer(zone_at);
+        self.zone.soa(self.directory, self.response, section, owner, domain);
     }
 
     /// An alias, and for addresses also where it leads to as far as that is ours.

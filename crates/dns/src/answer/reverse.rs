@@ -1,10 +1,11 @@
 //! From addresses back to names: `in-addr.arpa` and `ip6.arpa`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Outcome, Zone};
 use crate::directory::{Directory, Group, Holders, dashed};
-use crate::wire::{Code, Data, Kind, Name, Owner, Query, Response, Section};
+use crate::wire::{Code, Data, HEADER, Kind, Name, Owner, Query, Response, Section};
 
 /// Answers about addresses that the cluster has given out; all else is for others.
 pub(super) fn answer(
@@ -35,28 +36,51 @@ pub(super) fn answer(
         Holders::Service(key) => name(&key, None),
         Holders::Endpoints(keys) => {
             for key in keys {
-                let names = directory.service(&key, Clone::clone);
-                for group in names.iter().flat_map(|names| &names.endpoints) {
-                    each_host(group, address, |host| name(&key, Some(host)));
+                if let Some(names) = directory.service(&key, Clone::clone) {
+                    each_host(&names.endpoints, address, |host| name(&key, Some(host)));
                 }
             }
         }
     }
-    match is_known {
-        true => {
-            response.set_authoritative();
-            Outcome::Known(Code::NO_ERROR)
-        }
-        false => Outcome::Foreign,
+    if !is_known {
+        return Outcome::Foreign;
     }
+    response.set_authoritative();
+    if !is_wanted {
+        soa(directory, zone, query, response);
+    }
+    Outcome::Known(Code::NO_ERROR)
 }
 
-/// The names of the endpoints at an address.
-fn each_host(group: &Group, address: IpAddr, mut name: impl FnMut(&[u8])) {
-    for (host, _) in group.named.iter().filter(|(_, at)| *at == address) {
-        name(host);
+/// Says that nobody has an address, if that is known.
+pub(crate) fn deny(
+    directory: &Directory,
+    zone: &Zone,
+    query: &Query<'_>,
+    response: &mut Response<'_>,
+) -> Code {
+    if !directory.is_synced() {
+        return Code::SERVER_FAILURE;
     }
-    if group.unnamed.binary_search(&address).is_ok() {
+    response.set_authoritative();
+    soa(directory, zone, query, response);
+    Code::NO_NAME
+}
+
+/// That it is we who know addresses: all those that `in-addr.arpa` or `ip6.arpa` is for.
+fn soa(directory: &Directory, zone: &Zone, query: &Query<'_>, response: &mut Response<'_>) {
+    let count = query.name.labels() - 2;
+    let Some(owner) = Response::owner_at(HEADER + query.name.offset(count)) else { return };
+    let domain = |data: &mut Data<'_>| data.bytes(zone.domain.bytes());
+    zone.soa(directory, response, Section::Authority, owner, domain);
+}
+
+/// The names of the endpoints at an address. One may be in several groups.
+fn each_host(groups: &[Group], address: IpAddr, mut name: impl FnMut(&[u8])) {
+    let named = groups.iter().flat_map(|group| &group.named).filter(|(_, at)| *at == address);
+    let hosts: BTreeSet<&[u8]> = named.map(|(host, _)| &**host).collect();
+    hosts.into_iter().for_each(&mut name);
+    if groups.iter().any(|group| group.unnamed.binary_search(&address).is_ok()) {
         name(&dashed(address));
     }
 }

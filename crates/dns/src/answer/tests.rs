@@ -5,7 +5,7 @@ use hickory_proto::rr::{Name, RecordType};
 use model::{Event, Kind, Object, ObjectName, World};
 use serde_json::{Value, json};
 
-use super::{Outcome, Pods, Zone, answer};
+use super::{Outcome, Pods, Zone, answer, deny_reverse};
 use crate::directory::Directory;
 use crate::wire::{self, LARGEST, Response, Transport};
 
@@ -107,10 +107,14 @@ fn outcome(known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
     outcome_in(&Zone::new("cluster.local").unwrap(), known, name, kind)
 }
 
-fn outcome_in(zone: &Zone, known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
+fn question(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-    let bytes = message.to_vec().unwrap();
+    message.to_vec().unwrap()
+}
+
+fn outcome_in(zone: &Zone, known: &Known, name: &str, kind: RecordType) -> (Message, Outcome) {
+    let bytes = question(name, kind);
     let query = wire::Query::read(&bytes, Transport::Tcp).unwrap();
     let mut buffer = [0; LARGEST];
     let mut response = Response::to(&query, &mut buffer);
@@ -245,6 +249,24 @@ fn nothing_is_denied_before_everything_is_known() {
 }
 
 #[test]
+fn an_address_is_nobodys_only_where_that_is_known() {
+    let zone = Zone::new("cluster.local").unwrap();
+    let bytes = question("9.0.96.10.in-addr.arpa.", RecordType::PTR);
+    let query = wire::Query::read(&bytes, Transport::Udp).unwrap();
+    for (known, expected, authorities) in
+        [(Known::default(), "SERVFAIL", 0), (world(), "NXDOMAIN", 1)]
+    {
+        let mut buffer = [0; LARGEST];
+        let mut response = Response::to(&query, &mut buffer);
+        let code = deny_reverse(&known.directory, &zone, &query, &mut response);
+        let length = response.finish(code);
+        let message = Message::from_vec(&buffer[..length]).unwrap();
+        assert_eq!(text(&message), expected);
+        assert_eq!(message.authorities.len(), authorities, "{expected}");
+    }
+}
+
+#[test]
 fn a_denial_says_how_long_to_believe_it_and_keeps_the_case() {
     let denial = ask(&world(), "none.default.svc.CLUSTER.local.", RecordType::A);
     let soa = &denial.authorities[0];
@@ -255,6 +277,31 @@ fn a_denial_says_how_long_to_believe_it_and_keeps_the_case() {
         port.additionals.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
     let target = "web.default.svc.CLUSTER.local.";
     assert_eq!(additional, [format!("{target} 10.96.0.7"), format!("{target} fd00:96::7")]);
+}
+
+#[test]
+fn an_address_has_each_name_once_and_says_for_how_long_it_has_nothing_else() {
+    let mut world = world();
+    let slice = json!({
+        "metadata": {"name": "more", "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": "db"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "admin", "port": 3307, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.0.2"], "hostname": "db-0"}, {"addresses": ["10.244.0.3"]}],
+    });
+    world.apply(Event::Put(Object::EndpointSlice(serde_json::from_value(slice).unwrap())));
+    for (name, expected) in [
+        ("2.0.244.10.in-addr.arpa.", "OK PTR db-0.db.default.svc.cluster.local."),
+        ("3.0.244.10.in-addr.arpa.", "OK PTR 10-244-0-3.db.default.svc.cluster.local."),
+    ] {
+        assert_eq!(text(&ask(&world, name, RecordType::PTR)), expected);
+    }
+    let nothing = ask(&world, "2.0.244.10.IN-ADDR.arpa.", RecordType::A);
+    let soa = &nothing.authorities[0];
+    assert_eq!(
+        (soa.name.to_ascii().as_str(), soa.record_type()),
+        ("IN-ADDR.arpa.", RecordType::SOA)
+    );
 }
 
 #[test]
@@ -306,10 +353,7 @@ fn several_addresses_take_turns_and_are_cut_where_they_do_not_fit() {
         (0..200).map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
     put_slice(&mut known, "db", "IPv4", json!(endpoints));
     let zone = Zone::new("cluster.local").unwrap();
-    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-    let name = Name::from_ascii("DB.default.svc.cluster.local.").unwrap();
-    message.add_query(Query::query(name, RecordType::A));
-    let bytes = message.to_vec().unwrap();
+    let bytes = question("DB.default.svc.cluster.local.", RecordType::A);
     let ask = |transport, turn| {
         let query = wire::Query::read(&bytes, transport).unwrap();
         let mut buffer = vec![0; 65_535];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::log::QueryLog;
-use crate::answer::{Outcome, Zone, answer, is_reverse, next_names};
+use crate::answer::{Outcome, Zone, answer, deny_reverse, is_reverse, next_names};
 use crate::directory::Directory;
 use crate::hosts::Hosts;
 use crate::resolver::Resolver;
@@ -185,7 +185,8 @@ impl Responder {
             }
             // An address of nobody we know is a definite answer, and resolvers wait for one.
             Outcome::Foreign if is_reverse(&query.name) => {
-                Found::Foreign(Reply::Written(response.finish(Code::NO_NAME)))
+                let code = deny_reverse(&self.directory, &self.zone, query, &mut response);
+                Found::Foreign(Reply::Written(response.finish(code)))
             }
             Outcome::Foreign => Found::Foreign(Reply::Written(response.finish(Code::REFUSED))),
         }
