@@ -24,6 +24,8 @@ const SCHEMA: &[u8] = b"1.1.0";
 const SCHEMA_TTL: u32 = 28_800;
 /// How long clients may keep an answer if nothing is said: what CoreDNS takes.
 const TTL: u32 = 5;
+/// How long at most they may keep one that there is nothing, also as CoreDNS has it.
+const DENIAL: u32 = 300;
 const REFRESH: u32 = 7200;
 const RETRY: u32 = 1800;
 const EXPIRE: u32 = 86_400;
@@ -41,7 +43,7 @@ pub struct Zone {
     pub addresses: Vec<IpAddr>,
     /// Where serial numbers start, in seconds since 1970; each change of names adds one.
     pub epoch: u32,
-    /// How long clients may keep an answer, also one that there is nothing, in seconds.
+    /// How long clients may keep an answer, in seconds; one that there is nothing at most five minutes.
     pub ttl: u32,
     /// Whether pods have names.
     pub pods: Pods,
@@ -138,7 +140,7 @@ impl Zone {
         domain: impl Fn(&mut Data<'_>),
     ) {
         let serial = self.epoch.wrapping_add(directory.changes());
-        response.record(section, owner, Kind::SOA, self.ttl, |data| {
+        response.record(section, owner, Kind::SOA, self.ttl.min(DENIAL), |data| {
             data.label(b"ns");
             data.label(b"dns");
             domain(data);

@@ -280,6 +280,15 @@ fn a_denial_says_how_long_to_believe_it_and_keeps_the_case() {
 }
 
 #[test]
+fn a_denial_is_not_believed_for_longer_than_five_minutes() {
+    let mut zone = Zone::new("cluster.local").unwrap();
+    zone.ttl = 3600;
+    let name = "none.default.svc.cluster.local.";
+    let (denial, _) = outcome_in(&zone, &world(), name, RecordType::A);
+    assert_eq!(denial.authorities[0].ttl, 300);
+}
+
+#[test]
 fn an_address_has_each_name_once_and_says_for_how_long_it_has_nothing_else() {
     let mut world = world();
     let slice = json!({
