@@ -20,9 +20,9 @@ fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// A server that answers every question with one address, but for names that begin with `silent` or `none`, and those of
-/// a company.
-async fn upstream() -> SocketAddr {
+/// A server that answers every question with so many addresses, of which many do not fit, or denies it; but for names that
+/// begin with `silent` or `none`, and those of a company.
+async fn upstream(addresses: u8) -> SocketAddr {
     let socket = UdpSocket::bind(any_port()).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -36,11 +36,14 @@ async fn upstream() -> SocketAddr {
             if text.starts_with("silent.") {
                 continue;
             }
-            match text.starts_with("none.") || text.ends_with(".corp.example.") {
+            let is_denied = text.starts_with("none.") || text.ends_with(".corp.example.");
+            match is_denied || addresses == 0 {
                 true => response.metadata.response_code = ResponseCode::NXDomain,
                 false => {
-                    let data = RData::A(A::new(192, 0, 2, 1));
-                    response.add_answer(Record::from_rdata(name, 60, data));
+                    for last in 1..=addresses {
+                        let data = RData::A(A::new(192, 0, 2, last));
+                        response.add_answer(Record::from_rdata(name.clone(), 60, data));
+                    }
                 }
             }
             socket.send_to(&response.to_vec().unwrap(), client).await.unwrap();
@@ -102,7 +105,7 @@ async fn ask(server: SocketAddr, name: &str) -> Message {
 async fn names_of_others_are_asked_of_others_and_aliases_are_followed() {
     // The first one never answers: nobody listens there.
     let silent = UdpSocket::bind(any_port()).await.unwrap().local_addr().unwrap();
-    let server = server(vec![silent, upstream().await]).await;
+    let server = server(vec![silent, upstream(1).await]).await;
     let kinds = |message: &Message| -> Vec<RecordType> {
         message.answers.iter().map(Record::record_type).collect()
     };
@@ -110,6 +113,16 @@ async fn names_of_others_are_asked_of_others_and_aliases_are_followed() {
     let alias = ask(server, "out.default.svc.cluster.local.").await;
     assert_eq!(kinds(&alias), [RecordType::CNAME, RecordType::A]);
     assert!(alias.metadata.authoritative && alias.metadata.recursion_available);
+}
+
+#[tokio::test]
+async fn an_alias_comes_to_what_others_say_of_the_name_that_it_leads_to() {
+    let alias = "out.default.svc.cluster.local.";
+    let denied = ask(server(vec![upstream(0).await]).await, alias).await;
+    assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(denied.answers.len(), 1, "the alias itself is ours");
+    let cut = ask(server(vec![upstream(60).await]).await, alias).await;
+    assert!(cut.metadata.truncation, "there is more in a stream");
 }
 
 #[tokio::test]
@@ -158,7 +171,7 @@ async fn a_pod_gets_in_its_first_answer_what_it_would_find_in_the_end() {
     let directory = cluster();
     let mut zone = Zone::new("cluster.local").unwrap();
     zone.search = Some(vec![dns::wire::Name::parse("corp.example").unwrap()]);
-    let server = serve(directory.clone(), zone, vec![upstream().await]);
+    let server = serve(directory.clone(), zone, vec![upstream(1).await]);
     // Which name it is led to, and the address that this has.
     let found = async |name: &str| {
         let message = ask(server, &format!("{name}.team.svc.cluster.local.")).await;
@@ -222,7 +235,7 @@ async fn names_that_stand_for_others_are_aliases_of_them() {
         rule(Pattern::Suffix(name("in.example")), "elsewhere.example"),
     ];
     let zone = Zone::new("cluster.local").unwrap();
-    let server = serve_rewriting(cluster(), zone, vec![upstream().await], rules);
+    let server = serve_rewriting(cluster(), zone, vec![upstream(1).await], rules);
     for (name, code, expected) in [
         ("Shop.example.", ResponseCode::NoError, "web.default.svc.cluster.local. 10.96.0.7"),
         ("gone.example.", ResponseCode::NXDomain, "none.default.svc.cluster.local."),

@@ -191,12 +191,8 @@ pub fn answer(
         turn,
     };
     match asked.find(&query.name, count, Owner::QUESTION) {
-        Found::Nothing if !directory.is_synced() => Outcome::Known(Code::SERVER_FAILURE),
-        Found::Nothing => asked.deny(Code::NO_NAME),
-        Found::Records => match asked.response.count(Section::Answer) {
-            0 if !asked.response.is_full() => asked.deny(Code::NO_ERROR),
-            _ => Outcome::Known(Code::NO_ERROR),
-        },
+        Found::Nothing => asked.deny(),
+        Found::Records => asked.confirm(0),
         Found::Alias(target) => asked.follow(target),
     }
 }
@@ -313,10 +309,21 @@ impl Asked<'_, '_, '_, '_> {
         of_service.unwrap_or_else(|| self.zone.addresses.clone())
     }
 
-    /// Says that there is nothing, and how long that may be believed (RFC 2308).
-    fn deny(&mut self, code: Code) -> Outcome {
+    /// Says that there is no such name, if that is known.
+    fn deny(&mut self) -> Outcome {
+        if !self.directory.is_synced() {
+            return Outcome::Known(Code::SERVER_FAILURE);
+        }
         self.soa(Section::Authority);
-        Outcome::Known(code)
+        Outcome::Known(Code::NO_NAME)
+    }
+
+    /// Says that there is such a name, and if it has added nothing to the `before` records, that it has no such type.
+    fn confirm(&mut self, before: usize) -> Outcome {
+        if self.response.count(Section::Answer) == before && !self.response.is_full() {
+            self.soa(Section::Authority);
+        }
+        Outcome::Known(Code::NO_ERROR)
     }
 
     fn soa(&mut self, section: Section) {
@@ -326,7 +333,8 @@ impl Asked<'_, '_, '_, '_> {
         self.zone.soa(self.directory, self.response, section, owner, domain);
     }
 
-    /// An alias, and for addresses also where it leads to as far as that is ours.
+    /// An alias, and for addresses also where it leads to as far as that is ours. What comes of it is what comes of the
+    /// last name (RFC 6604, 3).
     fn follow(&mut self, mut target: Box<[u8]>) -> Outcome {
         let mut owner = Owner::QUESTION;
         for _ in 0..CHAIN {
@@ -344,8 +352,10 @@ impl Asked<'_, '_, '_, '_> {
             let Some(count) = name.below(&self.zone.domain) else {
                 return Outcome::LeadsTo(target);
             };
+            let before = self.response.count(Section::Answer);
             match self.find(&name, count, next) {
-                Found::Nothing | Found::Records => break,
+                Found::Nothing => return self.deny(),
+                Found::Records => return self.confirm(before),
                 Found::Alias(further) => (target, owner) = (further, next),
             }
         }

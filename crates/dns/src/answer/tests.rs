@@ -289,6 +289,25 @@ fn a_denial_is_not_believed_for_longer_than_five_minutes() {
 }
 
 #[test]
+fn an_alias_comes_to_what_the_last_name_comes_to() {
+    let mut world = world();
+    let to = "none.default.svc.cluster.local";
+    let lost = service("default", "lost", json!({"type": "ExternalName", "externalName": to}));
+    put(&mut world, lost);
+    let to = "kube-dns.kube-system.svc.cluster.local";
+    let v4 = service("default", "v4", json!({"type": "ExternalName", "externalName": to}));
+    put(&mut world, v4);
+    for (name, expected) in [
+        ("lost.default.svc.cluster.local.", "NXDOMAIN CNAME none.default.svc.cluster.local."),
+        ("v4.default.svc.cluster.local.", "OK CNAME kube-dns.kube-system.svc.cluster.local."),
+    ] {
+        let answer = ask(&world, name, RecordType::AAAA);
+        assert_eq!(text(&answer), expected);
+        assert_eq!(answer.authorities.len(), 1, "{name}");
+    }
+}
+
+#[test]
 fn an_address_has_each_name_once_and_says_for_how_long_it_has_nothing_else() {
     let mut world = world();
     let slice = json!({

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::wire::{Code, HEADER, Kind, Query, Response, question_end, records};
+use crate::wire::{
+    AUTHORITATIVE, Code, HEADER, Kind, Query, Response, TRUNCATED, question_end, records,
+};
 
-/// Bits of the third byte of a header: the answer is authoritative, or cut.
-const AUTHORITATIVE: u8 = 0x04;
-const TRUNCATED: u8 = 0x02;
-/// Bits of the fourth: signatures were checked, or are not to be.
+/// Bits of the fourth byte of a header: signatures were checked, or are not to be.
 const AUTHENTIC: u8 = 0x20;
 const CHECKING_DISABLED: u8 = 0x10;
 /// What is taken from the client's header.

@@ -13,7 +13,7 @@ use crate::rewrite::Rewrite;
 use crate::tally::{self, Area};
 use crate::wire::{
     Code, HEADER, Kind, LARGEST, Name, NotAnswered, Owner, Query, Record, Response, Section,
-    Transport, Wire, records,
+    TRUNCATED, Transport, Wire, records,
 };
 
 /// How long others are asked about what a client will ask for at the end of its search. After that it has to search by
@@ -166,10 +166,11 @@ impl Responder {
                     None => Reply::Written(length),
                 })
             }
-            Outcome::LeadsTo(_) if self.resolver.is_empty() => {
-                Found::Own(Reply::Written(response.finish(Code::NO_ERROR)))
+            Outcome::LeadsTo(target) if self.knows(&target) => {
+                Found::Own(Reply::Open(open(About::Target(target))))
             }
-            Outcome::LeadsTo(target) => Found::Own(Reply::Open(open(About::Target(target)))),
+            // The alias itself is ours.
+            Outcome::LeadsTo(_) => Found::Own(Reply::Written(response.finish(Code::NO_ERROR))),
             // It has come back to us.
             Outcome::Foreign if self.resolver.upstreams().note(&query.name) => {
                 Found::Foreign(Reply::Written(response.finish(Code::REFUSED)))
@@ -223,7 +224,8 @@ impl Responder {
             Some(code) => code,
             None => match answer(&self.directory, &self.zone, query, &mut response, turn) {
                 Outcome::Known(code) => code,
-                Outcome::LeadsTo(_) | Outcome::Foreign if self.may_ask(&query.name) => return None,
+                Outcome::LeadsTo(target) if self.knows(&target) => return None,
+                Outcome::Foreign if self.may_ask(&query.name) => return None,
                 Outcome::LeadsTo(_) => Code::NO_ERROR,
                 Outcome::Foreign => Code::REFUSED,
             },
@@ -321,6 +323,11 @@ impl Responder {
         self.resolver.knows(name) && !is_kept()
     }
 
+    /// Whether there is anybody to ask about where an alias leads to.
+    fn knows(&self, target: &[u8]) -> bool {
+        Name::read(target, 0).is_some_and(|(name, _)| self.resolver.knows(&name))
+    }
+
     fn begin<'b>(&self, query: &Query<'_>, buffer: &'b mut [u8]) -> Response<'b> {
         let mut response = Response::to(query, buffer);
         if !self.resolver.is_empty() {
@@ -385,7 +392,8 @@ impl Responder {
         buffer
     }
 
-    /// An answer of ours with what others know of the name that it leads to.
+    /// An answer of ours with what others know of the name that it leads to. What comes of that comes of all (RFC 6604,
+    /// 3).
     fn with(&self, query: &Query<'_>, told: &[u8]) -> Vec<u8> {
         let mut buffer = vec![0; query.limit()];
         let mut response = self.begin(query, &mut buffer);
@@ -395,7 +403,7 @@ impl Responder {
             Outcome::Foreign => Code::SERVER_FAILURE,
             Outcome::LeadsTo(_) => {
                 copy_answer(told, &mut response);
-                Code::NO_ERROR
+                Code::of(told).unwrap_or(Code::SERVER_FAILURE)
             }
         };
         let length = response.finish(code);
@@ -410,8 +418,11 @@ impl Open {
     }
 }
 
-/// Copies what another message answers.
+/// Copies what another message answers, also that this is not all.
 fn copy_answer(told: &[u8], response: &mut Response<'_>) {
+    if told.get(2).is_some_and(|flags| flags & TRUNCATED != 0) {
+        response.set_truncated();
+    }
     let of_answer = records(told).map_while(|record| record);
     for record in of_answer.take_while(|record| record.section == 0) {
         copy(&record, response);

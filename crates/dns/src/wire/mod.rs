@@ -17,6 +17,7 @@ pub(crate) use padding::padded;
 pub(crate) use query::question_end;
 pub use query::{Edns, NotAnswered, Query, Transport};
 pub use records::{Record, records};
+pub(crate) use response::{AUTHORITATIVE, TRUNCATED};
 pub use response::{Data, Owner, Response, Section};
 
 /// Length of a message's header.

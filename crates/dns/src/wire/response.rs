@@ -6,8 +6,8 @@ use super::{Code, HEADER, IN, Kind, LARGEST, Query};
 
 /// Bits of the header's third byte: a response, authoritative, truncated; and what a client's is answered with.
 const RESPONSE: u8 = 0x80;
-const AUTHORITATIVE: u8 = 0x04;
-const TRUNCATED: u8 = 0x02;
+pub(crate) const AUTHORITATIVE: u8 = 0x04;
+pub(crate) const TRUNCATED: u8 = 0x02;
 const OPERATION_AND_DESIRED: u8 = 0x79;
 /// Bits of the fourth: recursion is available; the client checks signatures itself.
 const AVAILABLE: u8 = 0x80;
