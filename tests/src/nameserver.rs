@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::eventually;
 use crate::run::{portolan_path, run};
 
-/// How long a question may take, and a process to end.
+/// How long a question may take, and a process to be ready and to end.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running name server; killed when dropped.
@@ -87,6 +88,14 @@ impl NameServer {
             .args(["@127.0.0.1", "-p", &self.port.to_string(), "+time=2", "+tries=2"])
             .args(arguments);
         run(command, LIMIT).ok()
+    }
+
+    /// Waits until it knows the cluster.
+    pub fn wait_until_ready(&self) {
+        eventually("it is ready", LIMIT, || match self.probe(1, "/ready")? {
+            (code, body) if (&*code, &*body) == ("200", "OK") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
     }
 
     /// The code and body of a probe: 0 for health, 1 for readiness, 2 for metrics.

@@ -30,10 +30,7 @@ fn names_are_served_as_long_as_they_are_known() {
     let mut server = Server::start(&directory.path().join("data"), &[]);
     server.apply(NAMES).expect_success();
     let dns = NameServer::start(server.kubeconfig(), &["--resolv-conf", ""]);
-    eventually("it is ready", LIMIT, || match dns.probe(1, "/ready")? {
-        (code, body) if (&*code, &*body) == ("200", "OK") => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    dns.wait_until_ready();
     let check = || {
         for way in ["+notcp", "+tcp"] {
             for (arguments, expected) in [
@@ -186,12 +183,8 @@ fn an_upgrade_loses_no_question() {
     server.apply(NAMES).expect_success();
     let port = free_port();
     let start = || NameServer::start_at(port, server.kubeconfig(), &["--resolv-conf", ""]);
-    let is_ready = |dns: &NameServer| match dns.probe(1, "/ready")? {
-        (code, _) if code == "200" => Ok(()),
-        other => Err(format!("{other:?}")),
-    };
     let mut dns = start();
-    eventually("it is ready", LIMIT, || is_ready(&dns));
+    dns.wait_until_ready();
     let (is_over, pairs, lost) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let (is_over, pairs, lost) = (&is_over, &pairs, &lost);
     let ask = move || {
@@ -221,7 +214,7 @@ fn an_upgrade_loses_no_question() {
         let begin = Instant::now();
         for _ in 0..3 {
             let next = start();
-            eventually("the next one is ready", LIMIT, || is_ready(&next));
+            next.wait_until_ready();
             dns.end();
             dns = next;
         }
