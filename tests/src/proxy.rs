@@ -89,7 +89,12 @@ impl Proxy {
                 // It may have ended by itself.
                 let _ = run(kill, LIMIT);
             }
-            if found.is_empty() { Ok(()) } else { Err(found) }
+            // What ends has no command line any more, and its files still.
+            let left: Vec<&String> = told.iter().filter(|process| has_files(process)).collect();
+            match found.is_empty() && left.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{found} {left:?}")),
+            }
         });
         let _ = self.exec.wait();
     }
@@ -105,6 +110,16 @@ impl Proxy {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether one of the threads of a process has not ended yet (proc_pid_stat(5)).
+fn has_files(process: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task"));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    })
 }
 
 impl Drop for Proxy {

@@ -26,6 +26,9 @@ use udp::Reader;
 /// How long a reader of datagrams takes at most to notice that it is to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often another port is tried where any will do.
+const ATTEMPTS: usize = 16;
+
 /// How long to wait at the end for answers of others.
 const REST: Duration = Duration::from_secs(6);
 
@@ -45,6 +48,20 @@ impl Server {
     ///
     /// One of them can't be bound.
     pub fn bind(address: SocketAddr, readers: usize) -> io::Result<Self> {
+        let bound = || Self::bind_once(address, readers);
+        let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        let mut result = bound();
+        // A port that is chosen for one transport may be in use by the other.
+        for _ in 0..ATTEMPTS {
+            match &result {
+                Err(error) if address.port() == 0 && is_taken(error) => result = bound(),
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn bind_once(address: SocketAddr, readers: usize) -> io::Result<Self> {
         let tcp = TcpListener::from_std(datagrams::listen(address)?)?;
         // With port 0, all get the same.
         let address = tcp.local_addr()?;
