@@ -109,15 +109,16 @@ fn started(hosts: &Hosts, world: &World) -> Sync {
 
 /// Has the loop program another cluster with the same Services.
 fn replace(sync: &Sync, world: &World) {
-    let before = sync.status().borrow().generation;
+    // One by one: the first may be programmed before the second is told.
     for (name, _) in world.services() {
+        let before = sync.status().borrow().generation;
         sync.update(Update::Group(group_id(name), plan_service(world, &facts(), name)));
+        eventually("the change is programmed", LIMIT, || {
+            let status = sync.status().borrow().clone();
+            assert_eq!(status.failure, None);
+            status.generation > before && status.pending_since.is_none()
+        });
     }
-    eventually("the change is programmed", LIMIT, || {
-        let status = sync.status().borrow().clone();
-        assert_eq!(status.failure, None);
-        status.generation > before && status.pending_since.is_none()
-    });
 }
 
 fn every_scheduler_is_programmed_and_answers() {
