@@ -77,26 +77,27 @@ impl Proxy {
     /// Sends a signal, as kill(1) takes it, and waits until nothing of it is left: `lab exec` ends at the signal
     /// at once, the proxy needs a moment more to let go of its ports.
     pub fn end(&mut self, signal: &str) {
+        let Self { exec, pattern } = self;
         let mut told = BTreeSet::new();
         eventually("the proxy has ended", LIMIT, || {
             let mut find = Command::new("pgrep");
-            find.args(["-f", &self.pattern]);
+            find.args(["-f", pattern]);
             let found = run(find, LIMIT).stdout;
-            // One that `lab exec` starts at this moment is found the next time.
             for process in found.lines().filter(|process| told.insert((*process).to_owned())) {
                 let mut kill = Command::new("kill");
                 kill.args([signal, process]);
                 // It may have ended by itself.
                 let _ = run(kill, LIMIT);
             }
-            // What ends has no command line any more, and its files still.
+            // What begins has no command line yet, and is found the next time; what ends has none any more, but its
+            // files still.
+            let has_ended = exec.try_wait().expect("a child can be waited for").is_some();
             let left: Vec<&String> = told.iter().filter(|process| has_files(process)).collect();
-            match found.is_empty() && left.is_empty() {
+            match has_ended && found.is_empty() && left.is_empty() {
                 true => Ok(()),
                 false => Err(format!("{found} {left:?}")),
             }
         });
-        let _ = self.exec.wait();
     }
 
     /// Waits until it ends by itself; answers whether it succeeded.
