@@ -10,6 +10,14 @@ use e2e::{NAMES, NameServer, Server, eventually, free_port, say};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// A pod that is where this machine's clients ask from. Its container never starts: nobody runs it.
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: client}
+spec: {containers: [{name: client, image: none}]}
+";
+
 /// What `dig +short` says, its lines in order.
 fn short(dns: &NameServer, arguments: &[&str]) -> Result<String, String> {
     let text = dns.dig(&[&["+short"], arguments].concat())?;
@@ -90,6 +98,52 @@ spec: {clusterIP: 10.96.0.78, ports: [{port: 80}]}
         assert!(metrics.lines().any(|there| there == line), "{line} is not in\n{metrics}");
     }
     assert_eq!(dns.probe(0, "/health").unwrap(), ("200".to_owned(), "OK".to_owned()));
+}
+
+#[test]
+fn pods_that_ask_and_that_are_asked_for_are_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("data"), &[]);
+    server.apply(NAMES).expect_success();
+    let dns = NameServer::start(
+        server.kubeconfig(),
+        &["--resolv-conf", "", "--autopath", "--pods", "verified"],
+    );
+    dns.wait_until_ready();
+    let searched = ["7up.default.default.svc.cluster.local"];
+    let check = |is_there: bool| {
+        let (found, address) = match is_there {
+            true => ("10.96.0.77 7up.default.svc.cluster.local.", "127.0.0.1"),
+            false => ("", ""),
+        };
+        let of_pod = short(&dns, &["127-0-0-1.default.pod.cluster.local"])?;
+        match (short(&dns, &searched)?, of_pod) {
+            (one, other) if (&*one, &*other) == (found, address) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    check(false).unwrap();
+    server.apply(POD).expect_success();
+    let at = |phase: &str| {
+        let status = format!(
+            r#"{{"status": {{"phase": "{phase}", "podIP": "127.0.0.1", "podIPs": [{{"ip": "127.0.0.1"}}]}}}}"#
+        );
+        server
+            .kubectl(&[
+                "patch",
+                "pod",
+                "client",
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &status,
+            ])
+            .expect_success();
+    };
+    at("Running");
+    eventually("it is known by its address", LIMIT, || check(true));
+    at("Failed");
+    eventually("its address is nobody's when it has ended", LIMIT, || check(false));
 }
 
 #[test]
