@@ -7,11 +7,12 @@
  * tables.h    what is done with connections, and how an endpoint is found
  * sockets.h   programs at sockets
  * packet.h    where headers of a packet are, and how addresses in them are changed
+ * ranges.h    ranges of addresses: pods, virtual addresses, who may connect
  * marks.h     which packets may be about a Service at all
  * connections.h how connections at links begin, go on and end
  * refusal.h   telling a sender that nobody is there
  * errors.h    ICMP errors about packets that were changed
- * forward.h   sending a packet on past the node's stack
+ * forward.h   sending a packet on past the node's stack, and which way that is
  * devices.h   programs at links
  */
 #include "devices.h"
