@@ -134,7 +134,11 @@ fn run(arguments: &Run) -> anyhow::Result<Ended> {
         directory: scratch.path(),
         limit: Duration::from_secs(arguments.timeout),
     };
-    let ended = machine.run(&signals, &mut io::stdout().lock());
+    let mut ended = machine.run(&signals, &mut io::stdout().lock());
+    if ended.is_err() && machine.has_run_what_was_replaced() {
+        eprintln!("vm: QEMU has run an instruction that the kernel had replaced (int3): once more");
+        ended = machine.run(&signals, &mut io::stdout().lock());
+    }
     let kept = arguments.console.as_ref().map_or(Ok(0), |console| {
         fs::copy(machine.console(), console).with_context(|| format!("write {}", console.display()))
     });
