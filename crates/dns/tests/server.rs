@@ -11,6 +11,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::{Event, Kind, Object, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -248,4 +249,46 @@ async fn names_that_stand_for_others_are_aliases_of_them() {
             message.answers.iter().map(|record| record.data.to_string()).collect();
         assert_eq!((message.metadata.response_code, &*data.join(" ")), (code, expected), "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_is_searched_for_in_a_stream_is_answered_whole() {
+    let name = |text| dns::wire::Name::parse(text).unwrap();
+    let rule = Rewrite {
+        zones: vec![name(".")],
+        from: Pattern::Exact(name("shop.example")),
+        to: name("many.default.svc.cluster.local"),
+    };
+    let mut world = World::new();
+    let directory = cluster();
+    let service = serde_json::json!({
+        "metadata": {"name": "many", "namespace": "default"},
+        "spec": {"clusterIP": "None", "clusterIPs": ["None"]},
+    });
+    let endpoints: Vec<_> =
+        (1..=200).map(|n| serde_json::json!({"addresses": [format!("10.244.1.{n}")]})).collect();
+    let slice = serde_json::json!({
+        "metadata": {"name": "many-1", "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": "many"}},
+        "addressType": "IPv4", "endpoints": endpoints,
+    });
+    for object in [
+        Object::Service(serde_json::from_value(service).unwrap()),
+        Object::EndpointSlice(serde_json::from_value(slice).unwrap()),
+    ] {
+        let touched = world.apply(Event::Put(object));
+        directory.update(&world, &touched);
+    }
+    let zone = Zone::new("cluster.local").unwrap();
+    let server = serve_rewriting(directory, zone, Vec::new(), vec![rule]);
+    let mut query = Message::new(77, MessageType::Query, OpCode::Query);
+    query.add_query(Query::query(Name::from_ascii("shop.example.").unwrap(), RecordType::A));
+    let query = query.to_vec().unwrap();
+    let mut stream = tokio::net::TcpStream::connect(server).await.unwrap();
+    stream.write_u16(query.len() as u16).await.unwrap();
+    stream.write_all(&query).await.unwrap();
+    let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut answer).await.unwrap();
+    let answer = Message::from_vec(&answer).unwrap();
+    assert_eq!((answer.answers.len(), answer.metadata.truncation), (201, false));
 }

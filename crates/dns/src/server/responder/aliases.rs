@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{About, Found, Open, Reply, Responder};
 use crate::answer::{Outcome, answer};
 use crate::wire::{
-    Code, HEADER, Kind, LARGEST, Owner, Query, Record, Response, Section, TRUNCATED, Wire, records,
+    Code, HEADER, Kind, Owner, Query, Record, Response, Section, TRUNCATED, Wire, records,
 };
 
 /// How long others are asked about what a client will ask for at the end of its search. After that it has to search by
@@ -40,7 +40,7 @@ impl Responder {
 
     /// What is known of a name without asking others.
     fn at_once(&self, query: &Query<'_>, turn: usize) -> Option<Vec<u8>> {
-        let mut told = vec![0; LARGEST];
+        let mut told = vec![0; query.limit()];
         let mut response = self.begin(query, &mut told);
         let of_file = self.hosts.as_ref().and_then(|hosts| hosts.answer(query, &mut response));
         let code = match of_file {
@@ -90,7 +90,7 @@ impl Responder {
     /// The same, and a failure where others would have to be asked.
     fn without_others(&self, query: &Query<'_>) -> Vec<u8> {
         self.at_once(query, 0).unwrap_or_else(|| {
-            let mut told = vec![0; LARGEST];
+            let mut told = vec![0; query.limit()];
             let length = self.begin(query, &mut told).finish(Code::SERVER_FAILURE);
             told.truncate(length);
             told
@@ -150,7 +150,7 @@ impl Responder {
         let told = match Query::read(&next, query.transport) {
             Err(_) => Vec::new(),
             Ok(next) => {
-                let mut scratch = vec![0; LARGEST];
+                let mut scratch = vec![0; next.limit()];
                 let mut response = self.begin(&next, &mut scratch);
                 match answer(&self.directory, &self.zone, &next, &mut response, 0) {
                     Outcome::Foreign => self.resolver.answer(&next).await,
