@@ -1,6 +1,5 @@
 //! Pods, as far as names need them: who asks, and whose an address is.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,7 +38,7 @@ struct Spec {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct DnsConfig {
-    searches: Option<HashSet<String>>,
+    searches: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -75,7 +74,7 @@ impl SlimPod {
             namespace: &metadata.namespace,
             addresses: &addresses,
             is_cluster_first: spec.dns_policy == DnsPolicy::ClusterFirst
-                && searches.is_none_or(HashSet::is_empty),
+                && searches.is_none_or(Vec::is_empty),
         });
     }
 }
