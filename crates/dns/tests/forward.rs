@@ -1,6 +1,8 @@
 //! Asking others: who is asked, for how long, and what is kept of what they say.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod support;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,24 +17,12 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
+use support::{any_port, both};
+
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
-}
-
-/// A port for streams and datagrams; one may be taken for those alone.
-async fn both() -> (TcpListener, UdpSocket) {
-    loop {
-        let listener = TcpListener::bind(any_port()).await.unwrap();
-        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
-            return (listener, socket);
-        }
-    }
-}
 
 /// A server of ours at such a port.
 fn bind() -> Server {

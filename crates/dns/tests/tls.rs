@@ -1,6 +1,8 @@
 //! Asking others by TLS: who is believed, and what becomes of connections.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod support;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,28 +22,16 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use support::{any_port, both};
+
 const LIMIT: Duration = Duration::from_secs(10);
 /// What a connection begins with that is to be one of TLS.
 const HANDSHAKE: u8 = 22;
-
-fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
-}
-
-/// A port for streams and datagrams; one may be taken for those alone.
-async fn both() -> (TcpListener, UdpSocket) {
-    loop {
-        let listener = TcpListener::bind(any_port()).await.unwrap();
-        if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()).await {
-            return (listener, socket);
-        }
-    }
-}
 
 /// An authority, and what it has signed.
 struct Authority {
