@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use dns::answer::Pods;
 use dns::cache::Limits;
 use dns::hosts::Hosts;
 use dns::resolv_conf::name_servers;
@@ -95,7 +96,12 @@ pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Re
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
     let (known, is_known) = watch::channel(false);
     let pods: BoxFuture<'static, ()> = match shared.follows_pods {
-        true => Box::pin(pods::follow(client.clone(), directory.clone(), Followed::All)),
+        true => {
+            // Without them pods search by themselves, and are answered all the same.
+            let is_waited_for = settings.answers.zone.pods == Pods::Verified;
+            let all = Followed::All { is_waited_for };
+            Box::pin(pods::follow(client.clone(), directory.clone(), all))
+        }
         false => Box::pin(std::future::pending()),
     };
     let follow = follow(client, &directory);

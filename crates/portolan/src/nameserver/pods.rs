@@ -82,8 +82,11 @@ impl SlimPod {
 /// Which pods are followed.
 #[derive(Debug, Clone)]
 pub(crate) enum Followed {
-    /// All of the cluster, which names wait for.
-    All,
+    /// All of the cluster.
+    All {
+        /// That a pod has no name is not said before they are known.
+        is_waited_for: bool,
+    },
     /// Those of a node.
     OfNode(Arc<str>),
 }
@@ -96,7 +99,7 @@ pub(crate) fn follow(
 ) -> impl Future<Output = ()> + Send {
     let source = Source::all::<ApiPod>();
     let (source, is_waited_for) = match followed {
-        Followed::All => (source, true),
+        Followed::All { is_waited_for } => (source, is_waited_for),
         Followed::OfNode(node) => (source.with_fields(format!("spec.nodeName={node}")), false),
     };
     let mut pods = PodWriter::new(directory, is_waited_for);
