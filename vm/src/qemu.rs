@@ -24,11 +24,13 @@ const BOOT: Duration = Duration::from_secs(120);
 /// How often is looked whether there is something new.
 const PATIENCE: u16 = 20;
 
-/// What alarming messages of the kernel have in them.
-const ALARMS: [&str; 4] = ["BUG: ", "Oops: ", "WARNING: ", "Out of memory: "];
+/// What alarming messages of the kernel have in them. The last two are of a processor, and of a process, that does
+/// not get on.
+const ALARMS: [&str; 6] =
+    ["BUG: ", "Oops: ", "WARNING: ", "Out of memory: ", "rcu: INFO: ", "INFO: task "];
 
 /// How much of the console is shown when something fails.
-const LINES: usize = 40;
+const LINES: usize = 60;
 
 /// A machine to be started.
 #[derive(Debug)]
@@ -169,8 +171,7 @@ impl Machine<'_> {
 
     /// What the kernel has said that nobody should overlook, whatever the program makes of it.
     pub(crate) fn alarms(&self) -> Vec<String> {
-        let is_alarm = |line: &&str| ALARMS.iter().any(|alarm| line.contains(alarm));
-        self.said().lines().filter(is_alarm).map(str::to_owned).collect()
+        self.said().lines().filter(|line| is_alarm(line)).map(str::to_owned).collect()
     }
 
     /// Whether the kernel has met a breakpoint of its own where none is any more. It sets them while it replaces an
@@ -187,12 +188,9 @@ impl Machine<'_> {
         String::from_utf8_lossy(&console).into_owned()
     }
 
-    /// The end of what the kernel has said, for a message.
+    /// What of all that the kernel has said tells most, for a message.
     fn last_words(&self) -> String {
-        let console = self.said();
-        let lines: Vec<&str> = console.lines().collect();
-        let last = &lines[lines.len().saturating_sub(LINES)..];
-        format!("; the console ends with:\n{}", last.join("\n"))
+        telling(&self.said())
     }
 }
 
@@ -234,6 +232,22 @@ impl Verdict {
 fn panic_of(console: &str) -> Option<&str> {
     let (_, rest) = console.split_once("Kernel panic - not syncing: ")?;
     rest.lines().next()
+}
+
+fn is_alarm(line: &str) -> bool {
+    ALARMS.iter().any(|alarm| line.contains(alarm))
+}
+
+/// The first alarm on a console and what follows it: what comes later is often only what it led to. Without an alarm,
+/// the end.
+fn telling(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().collect();
+    let (says, from) = match lines.iter().position(|line| is_alarm(line)) {
+        Some(first) => ("from the first alarm on, the console has", first),
+        None => ("the console ends with", lines.len().saturating_sub(LINES)),
+    };
+    let to = lines.len().min(from + LINES);
+    format!("; {says}:\n{}", lines[from..to].join("\n"))
 }
 
 fn is_of_breakpoint(console: &str) -> bool {
@@ -286,6 +300,17 @@ mod tests {
         assert!(is_of_breakpoint("[ 9.1] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
         assert!(is_of_breakpoint("[ 9.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
         assert!(!is_of_breakpoint("[ 9.1] Oops: 0000 [#1] PREEMPT SMP NOPTI\n"));
+    }
+
+    #[test]
+    fn the_first_alarm_is_shown_however_much_follows() {
+        let noise = "[ 3.0] ? something\n".repeat(2 * LINES);
+        let console = format!("[ 1.0] fine\n[ 2.0] watchdog: BUG: soft lockup - CPU#1\n{noise}");
+        let told = telling(&console);
+        assert!(told.contains("soft lockup") && !told.contains("fine"), "{told}");
+        assert_eq!(told.lines().count(), 1 + LINES);
+        assert!(telling("[ 1.0] fine\n[ 1.1] the end\n").ends_with("[ 1.1] the end"));
+        assert!(is_alarm("[ 9.0] rcu: INFO: rcu_preempt self-detected stall on CPU"));
     }
 
     #[test]
