@@ -28,7 +28,7 @@ BINARY_COMMANDS := curl ipvsadm pkill
 # Data planes that are tested there. Leaving out those that write by iptables keeps it short.
 VM_PLANES := nftables,ipvs,ebpf
 # Cargo runs tests by this program. It starts it in the directory of their crate.
-VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 1200 \
+VM = $(CURDIR)/target/debug/vm run --kernel $(CURDIR)/target/kernels/$* --timeout 2400 \
 	$(PACKET_COMMANDS:%=--command %) --file $(CURDIR)/crates --file $(CURDIR)/tests \
 	--env PORTOLAN_PATIENCE=5 --env PORTOLAN_PLANES=$(VM_PLANES) $(VM_FLAGS)
 # The same with the binary under test, and what it and its tests run.
@@ -72,12 +72,15 @@ test-long: $(KUBECTL) ## Run what takes long: a proxy is killed a thousand times
 	$(CARGO) test -p dataplane --test packets -- --ignored --nocapture
 	PORTOLAN_KILLS=1000 $(CARGO) test -p e2e --test downtime -- killed --nocapture --test-threads=1
 
-test-vm-6.12: VM_PLANES := ipvs,ebpf
-# What nftables is made of is the same in both: once is enough here, `make dataplanes` has it in each.
-test-vm: $(KERNELS:%=test-vm-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
+# A VM has one processor and this machine mostly two, so kernels have their turn beside each other. What must be there
+# for that is there before.
+test-vm: $(KERNELS:%=vm-kernel-%) ## Run tests of the data plane and of IPVS under older kernels, in a VM (no KVM needed).
+	@scripts/install-packages $(BINARY_COMMANDS)
+	$(CARGO) build -p portolan
+	scripts/beside-each-other $(KERNELS:%=vm-packets-%) $(KERNELS:%=vm-binary-%)
 
-test-vm-%: vm-packets-% vm-binary-%
-	@true
+# What nftables is made of is the same in both: once is enough here, `make dataplanes` has it in each.
+vm-packets-6.12: VM_PLANES := ipvs,ebpf
 
 # Packets through the data planes, whatever this machine's own kernel has.
 vm-packets-%: vm-kernel-%
@@ -113,7 +116,7 @@ $(RESULTS)/native.jsonl: FORCE
 $(RESULTS)/vm-%.jsonl: FORCE
 	@mkdir -p $(RESULTS)
 	@rm -f $@ $@.failed
-	$(MAKE) vm-packets-$* VM_FLAGS="--env PORTOLAN_RESULTS=/run/results --fetch /run/results=$@" || touch $@.failed
+	$(MAKE) vm-packets-$* VM_PLANES=$(VM_PLANES) VM_FLAGS="--env PORTOLAN_RESULTS=/run/results --fetch /run/results=$@" || touch $@.failed
 	@test -s $@
 
 FORCE:

@@ -88,13 +88,6 @@ chmod 1777 /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 hostname vm
-# A kernel patches itself when somebody first wants packets to have times, as ping does, and when the last such one
-# goes. QEMU 7.2 may go on with what was there before if another processor is on its way through it. So here is one
-# who stays.
-if command -v ping >/dev/null; then
-	ifconfig lo up
-	ping -q -i 86400 127.0.0.1 >/dev/null &
-fi
 ip link set lo up
 ulimit -n 65536
 

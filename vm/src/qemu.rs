@@ -174,13 +174,6 @@ impl Machine<'_> {
         self.said().lines().filter(|line| is_alarm(line)).map(str::to_owned).collect()
     }
 
-    /// Whether the kernel has met a breakpoint of its own where none is any more. It sets them while it replaces an
-    /// instruction; QEMU 7.2 may go on with what was there before, long after. That is no fault of anything that is
-    /// tested, and another run does not have it.
-    pub(crate) fn has_run_what_was_replaced(&self) -> bool {
-        is_of_breakpoint(&self.said())
-    }
-
     /// What the kernel has said until now.
     fn said(&self) -> String {
         // If it can't be read, there is still what it was to explain.
@@ -250,10 +243,6 @@ fn telling(console: &str) -> String {
     format!("; {says}:\n{}", lines[from..to].join("\n"))
 }
 
-fn is_of_breakpoint(console: &str) -> bool {
-    console.contains("Oops: int3") || console.contains("int3: 0000 [#1]")
-}
-
 /// Waits a moment, or until there is a signal.
 fn wait(signals: &SignalFd) -> anyhow::Result<Option<Signal>> {
     let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -293,13 +282,6 @@ mod tests {
         for nonsense in ["x\n", "exit\n", "exit 300\n"] {
             assert!(matches!(Verdict::of(nonsense), Verdict::Failed(_)), "{nonsense}");
         }
-    }
-
-    #[test]
-    fn a_breakpoint_of_the_kernels_own_is_known() {
-        assert!(is_of_breakpoint("[ 9.1] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
-        assert!(is_of_breakpoint("[ 9.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
-        assert!(!is_of_breakpoint("[ 9.1] Oops: 0000 [#1] PREEMPT SMP NOPTI\n"));
     }
 
     #[test]
