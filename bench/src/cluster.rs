@@ -7,7 +7,7 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-/// Endpoints of each Service.
+/// Endpoints of each Service, unless something else is asked for.
 pub(crate) const ENDPOINTS: u32 = 10;
 /// Where a cluster's pods have their addresses.
 pub(crate) const POD_RANGE: &str = "10.128.0.0/9";
@@ -28,6 +28,34 @@ pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Each of these first Services has a node port.
 const NODE_PORTS: u32 = 500;
 
+/// How much there is of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) services: u32,
+    /// Of each Service.
+    pub(crate) endpoints: u32,
+    /// All pods; the first ones are the endpoints.
+    pub(crate) pods: u32,
+}
+
+impl Size {
+    /// What proxies are measured with. They do not read pods.
+    pub(crate) fn of(services: u32) -> Self {
+        Self { services, endpoints: ENDPOINTS, pods: 0 }
+    }
+
+    /// The addresses of a Service's endpoints, in the beginning.
+    pub(crate) fn endpoints(self, service: u32) -> Vec<Ipv4Addr> {
+        let first = service * self.endpoints;
+        (first..first + self.endpoints).map(pod_address).collect()
+    }
+}
+
+/// The address of a pod, in the beginning.
+fn pod_address(pod: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + pod)
+}
+
 /// The address of Service number `service`.
 pub(crate) fn cluster_ip(service: u32) -> Ipv4Addr {
     // The first addresses are those of the cluster's own Services.
@@ -41,7 +69,7 @@ pub(crate) fn node_port(service: u32) -> Option<u16> {
 
 /// The address of an endpoint, in the beginning.
 pub(crate) fn endpoint(service: u32, index: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + service * ENDPOINTS + index)
+    pod_address(service * ENDPOINTS + index)
 }
 
 /// The address of the endpoint that takes another's place in change number `change`: each is used
@@ -52,7 +80,7 @@ pub(crate) fn new_endpoint(change: u32) -> Ipv4Addr {
 
 /// The addresses of a Service's endpoints, in the beginning.
 pub(crate) fn endpoints(service: u32) -> Vec<Ipv4Addr> {
-    (0..ENDPOINTS).map(|index| endpoint(service, index)).collect()
+    Size::of(service + 1).endpoints(service)
 }
 
 /// Name of Service number `service`; its namespace is `team-K`.
@@ -126,18 +154,38 @@ pub(crate) fn slice(service: u32, version: u64, endpoints: &[Ipv4Addr]) -> Strin
         // One node runs pods of few Services: no endpoint is on the measured one.
         let node = 2 + (service.wrapping_mul(7) + index as u32) % 100;
         let zone = node % 3;
-        let [_, _, a, b] = address.octets();
-        let pod = format!("{name}-6d4cf56db6-{a:02x}{b:02x}{index}");
+        let pod = pod_name(service, *address);
+        let uid = pod_uid(*address);
         // Writing into a String can't fail.
         let _ = write!(
             json,
-            r#"{comma}{{"addresses":["{address}"],"conditions":{{"ready":true,"serving":true,"terminating":false}},"targetRef":{{"kind":"Pod","namespace":"{namespace}","name":"{pod}","uid":"90000000-0000-4000-8000-{service:08x}{index:04x}"}},"nodeName":"node-{node}","zone":"zone-{zone}"}}"#
+            r#"{comma}{{"addresses":["{address}"],"conditions":{{"ready":true,"serving":true,"terminating":false}},"targetRef":{{"kind":"Pod","namespace":"{namespace}","name":"{pod}","uid":"{uid}"}},"nodeName":"node-{node}","zone":"zone-{zone}"}}"#
         );
     }
     json.push_str(&format!(
         r#"],"ports":[{{"name":"http","protocol":"TCP","port":{ENDPOINT_PORT}}}]}}"#
     ));
     json
+}
+
+fn pod_name(service: u32, address: Ipv4Addr) -> String {
+    format!("{}-6d4cf56db6-{:06x}", name(service), u32::from(address) & 0xff_ffff)
+}
+
+fn pod_uid(address: Ipv4Addr) -> String {
+    format!("90000000-0000-4000-8000-{:012x}", u32::from(address))
+}
+
+/// A pod of a cluster of that size as JSON.
+pub(crate) fn pod(size: Size, pod: u32, version: u64) -> String {
+    let address = pod_address(pod);
+    let service = pod / size.endpoints % size.services;
+    let (owner, namespace) = (name(service), namespace(service));
+    let (name, uid) = (pod_name(service, address), pod_uid(address));
+    let node = 2 + pod % 3000;
+    format!(
+        r#"{{"metadata":{{"name":"{name}","generateName":"{owner}-6d4cf56db6-","namespace":"{namespace}","uid":"{uid}","resourceVersion":"{version}","creationTimestamp":"2026-01-01T00:00:00Z","labels":{{"app":"{owner}","pod-template-hash":"6d4cf56db6"}},"ownerReferences":[{{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"{owner}-6d4cf56db6","uid":"7e000000-0000-4000-8000-{service:012x}","controller":true,"blockOwnerDeletion":true}}],"managedFields":[{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-01-01T00:00:00Z","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:generateName":{{}},"f:labels":{{".":{{}},"f:app":{{}},"f:pod-template-hash":{{}}}},"f:ownerReferences":{{".":{{}},"k:{{\"uid\":\"7e\"}}":{{}}}}}},"f:spec":{{"f:containers":{{"k:{{\"name\":\"app\"}}":{{".":{{}},"f:image":{{}},"f:imagePullPolicy":{{}},"f:name":{{}},"f:ports":{{".":{{}},"k:{{\"containerPort\":8080,\"protocol\":\"TCP\"}}":{{".":{{}},"f:containerPort":{{}},"f:name":{{}},"f:protocol":{{}}}}}},"f:resources":{{}},"f:terminationMessagePath":{{}},"f:terminationMessagePolicy":{{}}}}}},"f:dnsPolicy":{{}},"f:enableServiceLinks":{{}},"f:restartPolicy":{{}},"f:schedulerName":{{}},"f:securityContext":{{}},"f:terminationGracePeriodSeconds":{{}}}}}}}}]}},"spec":{{"volumes":[{{"name":"kube-api-access","projected":{{"sources":[{{"serviceAccountToken":{{"expirationSeconds":3607,"path":"token"}}}}],"defaultMode":420}}}}],"containers":[{{"name":"app","image":"registry.example/app:1.0","ports":[{{"name":"http","containerPort":{ENDPOINT_PORT},"protocol":"TCP"}}],"resources":{{}},"volumeMounts":[{{"name":"kube-api-access","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}}],"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"IfNotPresent"}}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"default","nodeName":"node-{node}","securityContext":{{}},"schedulerName":"default-scheduler","enableServiceLinks":true}},"status":{{"phase":"Running","conditions":[{{"type":"Ready","status":"True","lastTransitionTime":"2026-01-01T00:00:00Z"}}],"hostIP":"192.0.2.2","podIP":"{address}","podIPs":[{{"ip":"{address}"}}],"startTime":"2026-01-01T00:00:00Z","qosClass":"BestEffort"}}}}"#
+    )
 }
 
 /// The measured Node as JSON.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{self, ENDPOINTS, SERVICE_PORT};
+use crate::cluster::{self, ENDPOINTS, SERVICE_PORT, Size};
 use crate::effect::{self, Expected, Observer, wait_for_answers};
 use crate::process::{Measured, kernel_memory};
 use crate::progress::Progress;
@@ -119,7 +119,7 @@ pub(crate) fn warm_up(proxy: &Proxy, amount: &Amount) -> anyhow::Result<()> {
     for netns in [&site.pods, &site.far] {
         effect::serve(netns)?;
     }
-    let source = Source::start(&site.node, 1)?;
+    let source = Source::start(&site.node, Size::of(1))?;
     let kubeconfig = site.directory().join("kubeconfig");
     write_kubeconfig(&source, &kubeconfig)?;
     let log = site.directory().join("log");
@@ -155,7 +155,7 @@ pub(crate) fn measure(
         effect::serve(netns)?;
     }
     step("making objects");
-    let source = Source::start(&site.node, services)?;
+    let source = Source::start(&site.node, Size::of(services))?;
     let kubeconfig = site.directory().join("kubeconfig");
     write_kubeconfig(&source, &kubeconfig)?;
     let memory_before = kernel_memory()?;

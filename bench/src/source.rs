@@ -22,7 +22,7 @@ use kernel::netns::Netns;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::cluster;
+use crate::cluster::{self, Size};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -39,11 +39,19 @@ pub(crate) enum Kind {
     ServiceCidr,
     /// `v1` Namespace.
     Namespace,
+    /// `v1` Pod.
+    Pod,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] =
-        [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr, Kind::Namespace];
+    const ALL: [Kind; 6] = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Node,
+        Kind::ServiceCidr,
+        Kind::Namespace,
+        Kind::Pod,
+    ];
 
     /// Path, API version and name of the kind.
     fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -57,6 +65,7 @@ impl Kind {
                 ("/apis/networking.k8s.io/v1/servicecidrs", "networking.k8s.io/v1", "ServiceCIDR")
             }
             Kind::Namespace => ("/api/v1/namespaces", "v1", "Namespace"),
+            Kind::Pod => ("/api/v1/pods", "v1", "Pod"),
         }
     }
 }
@@ -112,17 +121,19 @@ pub(crate) struct Change {
 }
 
 impl Source {
-    /// Serves a cluster of so many Services on the loopback of a namespace.
-    pub(crate) fn start(netns: &Netns, services: u32) -> anyhow::Result<Self> {
+    /// Serves a cluster of that size on the loopback of a namespace.
+    pub(crate) fn start(netns: &Netns, size: Size) -> anyhow::Result<Self> {
+        let services = size.services;
         let kinds = Kind::ALL.map(|kind| {
             let current = match kind {
                 Kind::Service => (0..services).map(|n| Some(cluster::service(n, 1))).collect(),
-                Kind::EndpointSlice => (0..services)
-                    .map(|n| Some(cluster::slice(n, 1, &cluster::endpoints(n))))
-                    .collect(),
+                Kind::EndpointSlice => {
+                    (0..services).map(|n| Some(cluster::slice(n, 1, &size.endpoints(n)))).collect()
+                }
                 Kind::Node => vec![Some(cluster::node(1))],
                 Kind::ServiceCidr => vec![Some(cluster::service_cidr(1))],
                 Kind::Namespace => cluster::namespaces().map(Some).collect(),
+                Kind::Pod => (0..size.pods).map(|n| Some(cluster::pod(size, n, 1))).collect(),
             };
             Objects { current, log: Vec::new() }
         });

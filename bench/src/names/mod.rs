@@ -17,7 +17,7 @@ use kernel::route::Rtnetlink;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::cluster;
+use crate::cluster::{self, Size};
 use crate::interrupt::{self, Left};
 use crate::source::Source;
 use crate::statistics::{Spread, quantile};
@@ -32,6 +32,12 @@ pub(crate) struct Names {
     /// Numbers of Services.
     #[arg(long, value_name = "N", default_value = "10000")]
     services: u32,
+    /// Endpoints of each Service.
+    #[arg(long, value_name = "N", default_value_t = cluster::ENDPOINTS)]
+    endpoints: u32,
+    /// Pods that are watched for autopath; none: it is off.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pods: u32,
     /// How often each server is asked.
     #[arg(long, value_name = "N", default_value = "5")]
     rounds: usize,
@@ -102,16 +108,23 @@ pub(crate) fn measure(names: &Names) -> anyhow::Result<()> {
     let portolan = &names.portolan;
     ensure!(portolan.exists(), "{} is not there: `make build` makes it", portolan.display());
     ensure!((1..=50_000).contains(&names.services), "--services takes 1 to 50000");
+    ensure!((1..=100).contains(&names.endpoints), "--endpoints takes 1 to 100");
+    ensure!(names.pods <= 1_000_000, "--pods takes 0 to 1000000");
     interrupt::watch()?;
     let place = Place::new()?;
-    let source = Source::start(&place.netns, names.services)?;
+    let size = Size { services: names.services, endpoints: names.endpoints, pods: names.pods };
+    let source = Source::start(&place.netns, size)?;
     let kubeconfig = place.directory.path().join("kubeconfig");
     fs::write(&kubeconfig, source.kubeconfig())?;
     let questions = place.directory.path().join("questions");
     fs::write(&questions, questions_of(names.services))?;
     let mut servers = vec![
         Server::Echo,
-        Server::Portolan(portolan.clone(), kubeconfig.clone()),
+        Server::Portolan {
+            program: portolan.clone(),
+            kubeconfig: kubeconfig.clone(),
+            has_autopath: names.pods > 0,
+        },
         Server::Unbound(names.services),
     ];
     servers.extend(names.peer.clone().map(|peer| Server::CoreDns(peer, kubeconfig)));
@@ -204,10 +217,10 @@ fn questions_of(services: u32) -> String {
 
 fn table(names: &Names, measured: &[Measured]) -> String {
     let mut text = format!(
-        "\n{} Services, {} rounds of {} s, one processor for the server and one for the client\n\n\
+        "\n{} Services of {} endpoints, {} pods watched, {} rounds of {} s, one processor for the server and one for the client\n\n\
          | server | answers/s | of the echo | CPU an answer | p99 at half load | memory | lost |\n\
          |---|---:|---:|---:|---:|---:|---:|\n",
-        names.services, names.rounds, names.seconds
+        names.services, names.endpoints, names.pods, names.rounds, names.seconds
     );
     let echo = measured.first().map_or(1.0, |echo| echo.rate.median);
     for measured in measured {

@@ -21,8 +21,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) enum Server {
     /// Sends back what comes.
     Echo,
-    /// This project's, with how the API is reached.
-    Portolan(PathBuf, PathBuf),
+    /// This project's.
+    Portolan {
+        program: PathBuf,
+        /// How the API is reached.
+        kubeconfig: PathBuf,
+        has_autopath: bool,
+    },
     /// unbound with so many Services as local data.
     Unbound(u32),
     /// CoreDNS, with how the API is reached.
@@ -49,7 +54,7 @@ impl Server {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Server::Echo => "echo",
-            Server::Portolan(..) => "portolan",
+            Server::Portolan { .. } => "portolan",
             Server::Unbound(_) => "unbound",
             Server::CoreDns(..) => "coredns",
         }
@@ -66,13 +71,14 @@ impl Server {
                 let own = std::env::current_exe().context("find this program")?;
                 command.arg(own).args(["echo", &address]);
             }
-            Server::Portolan(program, kubeconfig) => {
+            Server::Portolan { program, kubeconfig, has_autopath } => {
                 command
                     .arg(program)
                     .args(["dns", "--listen", &address, "--resolv-conf", "", "--readers", "1"])
                     .args(["--health-address", "", "--ready-address", "", "--metrics-address", ""])
                     .arg("--kubeconfig")
-                    .arg(kubeconfig);
+                    .arg(kubeconfig)
+                    .args(has_autopath.then_some("--autopath"));
             }
             Server::Unbound(services) => {
                 let file = directory.join("unbound.conf");

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{self, ENDPOINT_PORT, NODE_ADDRESS, SERVICE_PORT};
+use crate::cluster::{self, ENDPOINT_PORT, NODE_ADDRESS, SERVICE_PORT, Size};
 use crate::effect::wait_for_answers;
 use crate::process::Measured;
 use crate::progress::Progress;
@@ -242,7 +242,7 @@ impl Loaded {
                 site.run(&site.node, &["iptables-legacy-restore", &path])?;
             }
             Rules::Of(proxy, services) => {
-                let source = Source::start(&site.node, *services)?;
+                let source = Source::start(&site.node, Size::of(*services))?;
                 let kubeconfig = site.directory().join("kubeconfig");
                 write_kubeconfig(&source, &kubeconfig)?;
                 let mut command = proxy.command(&kubeconfig, &site)?;

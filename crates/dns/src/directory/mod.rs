@@ -45,6 +45,11 @@ pub struct Directory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Address([u8; 16]);
 
+impl Address {
+    const FIRST: Self = Self([0; 16]);
+    const LAST: Self = Self([0xff; 16]);
+}
+
 impl AsRef<[u8]> for Address {
     fn as_ref(&self) -> &[u8] {
         &self.0

@@ -2,7 +2,7 @@
 //!
 //! There are as many as a cluster has pods, so no more is kept of one than is asked for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,41 +32,18 @@ pub(crate) struct PodAt {
     /// The label of its namespace, with its length.
     pub(crate) namespace: Arc<[u8]>,
     pub(crate) is_cluster_first: bool,
-    pod: u64,
+    /// A part of its number, to know it again at this address.
+    pod: u32,
 }
 
 /// Tells a directory of pods. There is one who does.
 #[derive(Debug)]
 pub struct PodWriter {
     directory: Arc<Directory>,
-    /// Where pods are known to be, by [`number`].
-    places: HashMap<u64, Places>,
+    /// Where pods are known to be, by [`number`]. A set in order takes a good half of what a hash map takes.
+    places: BTreeSet<(u64, Address)>,
     /// Those of a list that has begun.
     listed: HashSet<u64>,
-}
-
-/// The addresses of a pod. Nearly all have one.
-#[derive(Debug)]
-enum Places {
-    One(Address),
-    Two(Box<[Address; 2]>),
-}
-
-impl Places {
-    fn of(addresses: &[IpAddr]) -> Option<Self> {
-        match *addresses {
-            [] => None,
-            [one] => Some(Self::One(one.into())),
-            [one, two, ..] => Some(Self::Two(Box::new([one.into(), two.into()]))),
-        }
-    }
-
-    fn all(&self) -> &[Address] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Two(two) => &two[..],
-        }
-    }
 }
 
 impl PodWriter {
@@ -74,7 +51,7 @@ impl PodWriter {
     /// ended.
     pub fn new(directory: Arc<Directory>, is_waited_for: bool) -> Self {
         directory.waits_for_pods.store(is_waited_for, Ordering::Release);
-        Self { directory, places: HashMap::new(), listed: HashSet::new() }
+        Self { directory, places: BTreeSet::new(), listed: HashSet::new() }
     }
 
     /// A list of all pods begins.
@@ -85,8 +62,8 @@ impl PodWriter {
     /// It has ended: all others are gone.
     pub fn end_list(&mut self) {
         let listed = std::mem::take(&mut self.listed);
-        let gone: Vec<u64> =
-            self.places.keys().filter(|pod| !listed.contains(*pod)).copied().collect();
+        let pods = self.places.iter().map(|(pod, _)| *pod);
+        let gone: BTreeSet<u64> = pods.filter(|pod| !listed.contains(pod)).collect();
         for pod in gone {
             self.place(pod, None);
         }
@@ -110,23 +87,21 @@ impl PodWriter {
 
     fn place(&mut self, number: u64, pod: Option<(&Pod<'_>, Arc<[u8]>)>) {
         let addresses = pod.as_ref().map_or(&[][..], |(pod, _)| pod.addresses);
-        let has = Places::of(addresses);
-        let all: ArrayVec<Address, 2> = has.iter().flat_map(Places::all).copied().collect();
-        let had = match has {
-            None => self.places.remove(&number),
-            Some(has) => self.places.insert(number, has),
-        };
-        let pods = &self.directory.pods;
-        let gone = had.iter().flat_map(Places::all).filter(|address| !all.contains(address));
-        for address in gone {
+        let has: ArrayVec<Address, 2> = addresses.iter().take(2).map(|ip| (*ip).into()).collect();
+        let every = (number, Address::FIRST)..=(number, Address::LAST);
+        let had: ArrayVec<Address, 2> = self.places.range(every).map(|(_, at)| *at).collect();
+        let (pods, part) = (&self.directory.pods, number as u32);
+        for address in had.iter().filter(|address| !has.contains(address)) {
+            self.places.remove(&(number, *address));
             // It may have passed to another pod already.
-            if pods.with(&address.0, |at| at.pod == number) == Some(true) {
+            if pods.with(&address.0, |at| at.pod == part) == Some(true) {
                 pods.set(*address, None);
             }
         }
         let Some((pod, namespace)) = pod else { return };
-        let at = PodAt { namespace, is_cluster_first: pod.is_cluster_first, pod: number };
-        for address in all {
+        let at = PodAt { namespace, is_cluster_first: pod.is_cluster_first, pod: part };
+        for address in has {
+            self.places.insert((number, address));
             if pods.with(&address.0, |known| *known == at) != Some(true) {
                 pods.set(address, Some(at.clone()));
             }

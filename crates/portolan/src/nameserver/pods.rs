@@ -116,6 +116,9 @@ pub(crate) fn follow(
                     objects.iter().for_each(|pod| pod.tell(&mut pods));
                     if version.is_some() {
                         pods.end_list();
+                        // Pages as they come are larger than what is kept of them.
+                        drop(objects);
+                        kernel::machine::trim_memory();
                     }
                 }
             }
