@@ -80,21 +80,29 @@ impl Resolver {
 
     /// What is known, or else what others answer, as bytes for who has asked.
     pub(crate) async fn answer(self: &Arc<Self>, query: &Query<'_>) -> Vec<u8> {
+        match self.known_bytes(query) {
+            Some(answer) => answer,
+            None => self.ask(query).await,
+        }
+    }
+
+    /// The bytes of an answer that is known.
+    fn known_bytes(self: &Arc<Self>, query: &Query<'_>) -> Option<Vec<u8>> {
         let mut buffer = vec![0; query.limit().max(LARGEST)];
-        let Some(hit) = self.known(query, Instant::now(), &mut buffer) else {
-            return self.ask(query).await;
-        };
+        let hit = self.known(query, Instant::now(), &mut buffer)?;
         buffer.truncate(hit.length);
         if hit.is_due {
             self.ask_again(query);
         }
-        buffer
+        Some(buffer)
     }
 
     /// Asks others about what is not known, and answers the bytes for who has asked.
     pub(crate) async fn ask(self: &Arc<Self>, query: &Query<'_>) -> Vec<u8> {
+        let found = self.find(query).await;
+        // Many may be waited for, and none of them takes room for its answer meanwhile.
         let mut buffer = vec![0; query.limit().max(LARGEST)];
-        let length = match self.find(query).await {
+        let length = match found {
             Ok((Answered::Stored(stored), most)) => {
                 stored.answer(query, Duration::ZERO, most, &mut buffer)
             }

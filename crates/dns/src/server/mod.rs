@@ -107,16 +107,11 @@ impl Server {
         }
         let looking = responder.clone();
         let looking = tokio::spawn(async move { looking.look_for_loops().await });
-        let serving = tcp::serve(self.tcp, responder, tallies.add(Transport::Tcp, at));
-        let ended = async {
-            if ending.wait_for(|is_ending| *is_ending).await.is_err() {
-                // Nobody is left who could say it.
-                std::future::pending::<()>().await;
-            }
-        };
+        let tally = tallies.add(Transport::Tcp, at);
+        let serving = tcp::serve(self.tcp, responder, tally, open.clone(), ending.clone());
         tokio::select! {
             () = serving => {}
-            () = ended => {}
+            () = ended(&mut ending) => {}
         }
         looking.abort();
         readers.end();
@@ -125,6 +120,14 @@ impl Server {
         while !is_done() && start.elapsed() < REST {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+/// Waits until it is said that it is to end.
+async fn ended(ending: &mut watch::Receiver<bool>) {
+    if ending.wait_for(|is_ending| *is_ending).await.is_err() {
+        // Nobody is left who could say it.
+        std::future::pending().await
     }
 }
 

@@ -100,7 +100,6 @@ impl Responder {
     /// Asks others about the names up to one that exists. That none does is said if all of them say so, and also where one
     /// of them does not answer: then the client goes on by itself, and gets to know it.
     pub(super) async fn ask_next(&self, query: &Query<'_>, names: &[Wire]) -> Vec<u8> {
-        let mut buffer = vec![0; query.limit()];
         for name in names {
             let next = about(query, name);
             let Ok(next) = Query::read(&next, query.transport) else { break };
@@ -111,11 +110,7 @@ impl Responder {
             };
             match Code::of(&told) {
                 Some(Code::NO_NAME) => {}
-                Some(Code::NO_ERROR) => {
-                    let length = self.led(query, name, &told, &mut buffer);
-                    buffer.truncate(length);
-                    return buffer;
-                }
+                Some(Code::NO_ERROR) => return self.led_whole(query, name, &told),
                 _ => break,
             }
         }
@@ -133,6 +128,14 @@ impl Responder {
         response.finish(Code::of(told).unwrap_or(Code::SERVER_FAILURE))
     }
 
+    /// The same as bytes of its own.
+    fn led_whole(&self, query: &Query<'_>, name: &[u8], told: &[u8]) -> Vec<u8> {
+        let mut buffer = vec![0; query.limit()];
+        let length = self.led(query, name, told, &mut buffer);
+        buffer.truncate(length);
+        buffer
+    }
+
     /// An answer of ours with what others know of the name that it leads to.
     pub(super) async fn follow(&self, query: &Query<'_>, target: &[u8]) -> Vec<u8> {
         let about = about(query, target);
@@ -146,22 +149,21 @@ impl Responder {
     /// Asks others about the name that the question's stands for.
     pub(super) async fn ask_in_place(&self, query: &Query<'_>, target: &[u8]) -> Vec<u8> {
         let next = about(query, target);
-        let mut buffer = vec![0; query.limit()];
         let told = match Query::read(&next, query.transport) {
             Err(_) => Vec::new(),
-            Ok(next) => {
-                let mut scratch = vec![0; next.limit()];
-                let mut response = self.begin(&next, &mut scratch);
-                match answer(&self.directory, &self.zone, &next, &mut response, 0) {
-                    Outcome::Foreign => self.resolver.answer(&next).await,
-                    Outcome::LeadsTo(further) => self.follow(&next, &further).await,
-                    Outcome::Known(_) => self.without_others(&next),
-                }
-            }
+            Ok(next) => match self.outcome(&next) {
+                Outcome::Foreign => self.resolver.answer(&next).await,
+                Outcome::LeadsTo(further) => self.follow(&next, &further).await,
+                Outcome::Known(_) => self.without_others(&next),
+            },
         };
-        let length = self.led(query, target, &told, &mut buffer);
-        buffer.truncate(length);
-        buffer
+        self.led_whole(query, target, &told)
+    }
+
+    /// What a question comes to, as the cluster is now.
+    fn outcome(&self, query: &Query<'_>) -> Outcome {
+        let mut scratch = vec![0; query.limit()];
+        answer(&self.directory, &self.zone, query, &mut self.begin(query, &mut scratch), 0)
     }
 
     /// An answer of ours with what others know of the name that it leads to. What comes of that comes of all (RFC 6604,
