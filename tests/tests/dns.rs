@@ -142,6 +142,10 @@ fn pods_that_ask_and_that_are_asked_for_are_followed() {
     };
     at("Running");
     eventually("it is known by its address", LIMIT, || check(true));
+    let (_, metrics) = dns.probe(2, "/metrics").unwrap();
+    let name = "coredns_autopath_success_total{server=\"dns://:53\"} ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+    assert!(count.is_some_and(|count| count != "0"), "{metrics}");
     at("Failed");
     eventually("its address is nobody's when it has ended", LIMIT, || check(false));
 }

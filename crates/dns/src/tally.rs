@@ -67,6 +67,8 @@ pub(crate) struct Seen {
     pub(crate) area: Area,
     pub(crate) kind: Kind,
     pub(crate) is_dnssec_ok: bool,
+    /// It is the first one of a search, which is done here to its end.
+    pub(crate) is_searched: bool,
 }
 
 /// Values by how large they are.
@@ -123,6 +125,8 @@ pub struct Tally {
     pub transport: Transport,
     /// Whether that is by IPv4.
     pub is_v4: bool,
+    /// First questions of pods' searches that were answered with what is found at the end.
+    pub found_for_pods: AtomicU64,
     /// By the area, as a number.
     pub areas: [Counted; 2],
 }
@@ -142,10 +146,13 @@ impl Tally {
         let kind = seen.and_then(|seen| KINDS.iter().position(|(kind, _)| *kind == seen.kind));
         add(&counted.requests[kind.unwrap_or(KINDS.len() - 1)]);
         let code = Code::of(answer).unwrap_or(Code::NO_ERROR);
-        let code = CODES.iter().position(|(known, _)| *known == code);
-        add(&counted.responses[code.unwrap_or(CODES.len() - 1)]);
+        let place = CODES.iter().position(|(known, _)| *known == code);
+        add(&counted.responses[place.unwrap_or(CODES.len() - 1)]);
         if seen.is_some_and(|seen| seen.is_dnssec_ok) {
             add(&counted.dnssec_ok);
+        }
+        if code == Code::NO_ERROR && seen.is_some_and(|seen| seen.is_searched) {
+            add(&self.found_for_pods);
         }
         let duration = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         counted.durations.count(&DURATIONS, duration);
@@ -161,8 +168,8 @@ pub struct Tallies(Arc<Mutex<Vec<Arc<Tally>>>>);
 impl Tallies {
     /// For one more reader at an address.
     pub(crate) fn add(&self, transport: Transport, at: IpAddr) -> Arc<Tally> {
-        let areas = Default::default();
-        let tally = Arc::new(Tally { transport, is_v4: at.is_ipv4(), areas });
+        let (areas, found_for_pods) = Default::default();
+        let tally = Arc::new(Tally { transport, is_v4: at.is_ipv4(), found_for_pods, areas });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(tally.clone());
         tally
     }

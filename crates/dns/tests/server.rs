@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dns::rewrite::{Pattern, Rewrite};
@@ -70,7 +71,7 @@ async fn server(upstreams: Vec<SocketAddr>) -> SocketAddr {
 }
 
 fn serve(directory: Arc<Directory>, zone: Zone, upstreams: Vec<SocketAddr>) -> SocketAddr {
-    serve_rewriting(directory, zone, upstreams, Vec::new())
+    serve_rewriting(directory, zone, upstreams, Vec::new(), Tallies::default())
 }
 
 fn serve_rewriting(
@@ -78,6 +79,7 @@ fn serve_rewriting(
     zone: Zone,
     upstreams: Vec<SocketAddr>,
     rewrites: Vec<Rewrite>,
+    tallies: Tallies,
 ) -> SocketAddr {
     let server = Server::bind(any_port(), 2).unwrap();
     let address = server.local_addr().unwrap();
@@ -85,7 +87,7 @@ fn serve_rewriting(
     let resolver = Arc::new(Resolver::new(upstreams, Some(dns::cache::Limits::default())));
     let responder = Responder::new(directory, zone, resolver).rewriting(rewrites);
     let ending = tokio::sync::watch::Sender::new(false);
-    let running = server.run(Arc::new(responder), Tallies::default(), ending.subscribe());
+    let running = server.run(Arc::new(responder), tallies, ending.subscribe());
     tokio::spawn(running);
     address
 }
@@ -172,7 +174,8 @@ async fn a_pod_gets_in_its_first_answer_what_it_would_find_in_the_end() {
     let directory = cluster();
     let mut zone = Zone::new("cluster.local").unwrap();
     zone.search = Some(vec![dns::wire::Name::parse("corp.example").unwrap()]);
-    let server = serve(directory.clone(), zone, vec![upstream(1).await]);
+    let (upstreams, tallies) = (vec![upstream(1).await], Tallies::default());
+    let server = serve_rewriting(directory.clone(), zone, upstreams, Vec::new(), tallies.clone());
     // Which name it is led to, and the address that this has.
     let found = async |name: &str| {
         let message = ask(server, &format!("{name}.team.svc.cluster.local.")).await;
@@ -207,6 +210,9 @@ async fn a_pod_gets_in_its_first_answer_what_it_would_find_in_the_end() {
     assert_eq!(other.metadata.response_code, ResponseCode::NXDomain, "of another namespace");
     put_client(&directory, false);
     assert_eq!(found("web.default").await, nothing, "it searches elsewhere, too");
+    let counts =
+        tallies.all().into_iter().map(|tally| tally.found_for_pods.load(Ordering::Relaxed));
+    assert_eq!(counts.sum::<u64>(), 4, "what is found is counted");
 }
 
 #[tokio::test]
@@ -236,7 +242,8 @@ async fn names_that_stand_for_others_are_aliases_of_them() {
         rule(Pattern::Suffix(name("in.example")), "elsewhere.example"),
     ];
     let zone = Zone::new("cluster.local").unwrap();
-    let server = serve_rewriting(cluster(), zone, vec![upstream(1).await], rules);
+    let server =
+        serve_rewriting(cluster(), zone, vec![upstream(1).await], rules, Tallies::default());
     for (name, code, expected) in [
         ("Shop.example.", ResponseCode::NoError, "web.default.svc.cluster.local. 10.96.0.7"),
         ("gone.example.", ResponseCode::NXDomain, "none.default.svc.cluster.local."),
@@ -280,7 +287,7 @@ async fn what_is_searched_for_in_a_stream_is_answered_whole() {
         directory.update(&world, &touched);
     }
     let zone = Zone::new("cluster.local").unwrap();
-    let server = serve_rewriting(directory, zone, Vec::new(), vec![rule]);
+    let server = serve_rewriting(directory, zone, Vec::new(), vec![rule], Tallies::default());
     let mut query = Message::new(77, MessageType::Query, OpCode::Query);
     query.add_query(Query::query(Name::from_ascii("shop.example.").unwrap(), RecordType::A));
     let query = query.to_vec().unwrap();

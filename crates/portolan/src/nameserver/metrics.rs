@@ -100,8 +100,21 @@ impl Told {
             }
         }
         self.histograms(to, &groups)?;
+        self.searches(to)?;
         self.cache(to)?;
         self.forwarding(to)
+    }
+
+    fn searches(&self, to: &mut String) -> fmt::Result {
+        let name = "coredns_autopath_success_total";
+        head(
+            to,
+            name,
+            "counter",
+            "First questions of pods' searches that were answered with what is found at the end.",
+        )?;
+        let count: u64 = self.tallies.iter().map(|tally| load(&tally.found_for_pods)).sum();
+        writeln!(to, "{name}{{server=\"{SERVER}\"}} {count}")
     }
 
     fn groups<'t>(&'t self, tally: &'t Arc<Tally>) -> impl Iterator<Item = Group<'t>> {
@@ -186,6 +199,10 @@ impl Told {
     fn cache(&self, to: &mut String) -> fmt::Result {
         let Some(counts) = self.resolver.cache_counts() else { return Ok(()) };
         let labels = format!("server=\"{SERVER}\",zones=\".\",view=\"\"");
+        let requests = counts.hits.iter().chain([&counts.misses]).map(load).sum::<u64>();
+        let name = "coredns_cache_requests_total";
+        head(to, name, "counter", "Questions that an answer of others was looked for.")?;
+        writeln!(to, "{name}{{{labels}}} {requests}")?;
         head(to, "coredns_cache_hits_total", "counter", "Answers of others that were known.")?;
         for (kind, count) in ["success", "denial"].iter().zip(&counts.hits) {
             writeln!(to, "coredns_cache_hits_total{{{labels},type=\"{kind}\"}} {}", load(count))?;

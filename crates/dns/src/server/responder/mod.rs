@@ -51,6 +51,8 @@ pub(super) enum Reply {
 /// Whose names a question is about, and what is to be done about it.
 enum Found {
     Own(Reply),
+    /// The cluster's, and a pod looks for something by it.
+    Searched(Reply),
     Foreign(Reply),
 }
 
@@ -122,17 +124,13 @@ impl Responder {
                 return (None, Reply::Written(Response::to(&query, buffer).finish(code)));
             }
         };
-        let mut seen = tally::Seen {
-            area: Area::Cluster,
-            kind: query.kind,
-            is_dnssec_ok: query.edns.is_some_and(|edns| edns.is_dnssec_ok),
+        let (area, is_searched, reply) = match self.find(&query, client, buffer, turn, now) {
+            Found::Own(reply) => (Area::Cluster, false, reply),
+            Found::Searched(reply) => (Area::Cluster, true, reply),
+            Found::Foreign(reply) => (Area::Foreign, false, reply),
         };
-        let reply = self.find(&query, client, buffer, turn, now);
-        if matches!(&reply, Found::Foreign(_)) {
-            seen.area = Area::Foreign;
-        }
-        let (Found::Own(reply) | Found::Foreign(reply)) = reply;
-        (Some(seen), reply)
+        let is_dnssec_ok = query.edns.is_some_and(|edns| edns.is_dnssec_ok);
+        (Some(tally::Seen { area, kind: query.kind, is_dnssec_ok, is_searched }), reply)
     }
 
     fn find(
@@ -156,10 +154,10 @@ impl Responder {
                 let length = response.finish(code);
                 let next = client.filter(|_| code == Code::NO_NAME);
                 let next = next.and_then(|it| next_names(&self.directory, &self.zone, query, it));
-                Found::Own(match next {
-                    Some(names) => self.search(query, names, length, buffer, turn),
-                    None => Reply::Written(length),
-                })
+                match next {
+                    Some(names) => Found::Searched(self.search(query, names, length, buffer, turn)),
+                    None => Found::Own(Reply::Written(length)),
+                }
             }
             Outcome::LeadsTo(target) if self.knows(&target) => {
                 Found::Own(Reply::Open(open(About::Target(target))))
