@@ -122,6 +122,23 @@ fn a_service_is_found_by_its_names() {
             .expect_success();
         assert_eq!(answer, vip, "{transport}");
     }
+    // Sooner or later it is the node's own server that answers, which says how it is.
+    let node = node_of(&lab, &pods[0]);
+    let probe = |path: &str| lab.curl(&node, &format!("http://127.0.0.1:9153{path}"));
+    assert_eq!(probe("/ready").expect_success(), "OK");
+    eventually("answers are counted", READY, || {
+        lab.exec(&host, &["getent", "ahostsv4", "nginx-service.default"]).ok()?;
+        let metrics = probe("/metrics").ok()?;
+        let count = |start: &str| metrics.lines().find_map(|line| line.strip_prefix(start));
+        let answers = count(
+            "coredns_dns_request_duration_seconds_count{server=\"dns://:53\",zone=\"cluster.local.\",view=\"\"} ",
+        );
+        let searches = count("coredns_autopath_success_total{server=\"dns://:53\"} ");
+        match (answers, searches) {
+            (Some(answers), Some(searches)) if answers != "0" && searches != "0" => Ok(()),
+            _ => Err(metrics),
+        }
+    });
     let resolv = lab.exec(&host, &["cat", "/etc/resolv.conf"]).expect_success();
     let search = "search default.svc.cluster.local svc.cluster.local cluster.local";
     assert!(resolv.contains(search), "{resolv}");

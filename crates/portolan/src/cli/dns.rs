@@ -14,6 +14,7 @@ use dns::resolv_conf::search_domains;
 use dns::wire::Name;
 use dns::{Forward, Zone};
 
+use super::place::Place;
 use crate::errors::sentence;
 use crate::nameserver::{self, Answers, Changes, NoChanges, Settings, servers_of};
 use crate::proxy::config::GoDuration;
@@ -99,13 +100,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     readers: Option<usize>,
     /// Where /health is served; "" for nowhere.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080", value_parser = place)]
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
     health_address: Place,
     /// Where /ready is served; "" for nowhere.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8181", value_parser = place)]
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8181")]
     ready_address: Place,
     /// Where /metrics is served; "" for nowhere.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9153", value_parser = place)]
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9153")]
     metrics_address: Place,
     /// How long to wait for the cluster to be known before answering, which until then is SERVFAIL.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
@@ -114,10 +115,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
     lameduck: GoDuration,
 }
-
-/// Where something is served, if anywhere.
-#[derive(Debug, Clone, Copy)]
-struct Place(Option<SocketAddr>);
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let Some(file) = args.conf.clone() else {
@@ -358,9 +355,4 @@ fn stub_domain(text: &str) -> Result<(Name, Vec<Address>), String> {
     let domain = Name::parse(domain).map_err(|why| format!("{domain}: {why}"))?;
     let servers: Result<_, _> = servers.split(',').map(str::parse).collect();
     Ok((domain, servers.map_err(|why: BadAddress| why.to_string())?))
-}
-
-fn place(text: &str) -> Result<Place, String> {
-    let parse = || text.parse().map_err(|_| format!("{text} is not IP:PORT, such as 0.0.0.0:8080"));
-    Ok(Place((!text.is_empty()).then(parse).transpose()?))
 }

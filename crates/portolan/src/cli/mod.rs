@@ -9,6 +9,7 @@ mod dns;
 mod explain;
 mod lab;
 mod node;
+mod place;
 mod plan;
 mod planning;
 mod proxy;

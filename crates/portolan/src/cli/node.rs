@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use super::dataplane::DataPlane;
+use super::place::Place;
 use super::planning::Planning;
 use crate::control::SOCKET;
 use crate::node::{self, Settings};
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// refuse those.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     resolv_conf: OsString,
+    /// Where DNS of this node tells /metrics, /ready and /health; "" for nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9153")]
+    metrics_address: Place,
     #[command(flatten)]
     planning: Planning,
     #[command(flatten)]
@@ -74,6 +78,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         cluster_dns: args.cluster_dns,
         cluster_domain: args.cluster_domain,
         resolv_conf: Some(args.resolv_conf).filter(|path| !path.is_empty()).map(PathBuf::from),
+        metrics: args.metrics_address.0,
         pod_cgroup: args.pod_cgroup,
         socket: Some(args.socket).filter(|path| !path.as_os_str().is_empty()),
         cleanup_on_exit: args.cleanup_on_exit,

@@ -2,6 +2,7 @@
 
 mod metrics;
 pub(crate) mod pods;
+mod state;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -10,7 +11,6 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,10 +20,8 @@ use dns::cache::Limits;
 use dns::hosts::Hosts;
 use dns::resolv_conf::name_servers;
 use dns::rewrite::Rewrite;
-use dns::tally::Tallies;
 use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
 use futures_util::future::BoxFuture;
-use http::StatusCode;
 use model::{Event, Kind, Touched, World};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,8 +31,8 @@ use crate::errors::sentence;
 use crate::probes::{Answer, is_without_ipv6, serve};
 use crate::proxy::BACKLOG;
 use crate::runtime;
-use metrics::{Current, Metrics};
 use pods::Followed;
+pub(crate) use state::State;
 
 /// How a name server is to run.
 #[derive(Debug)]
@@ -88,9 +86,7 @@ pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Re
     let shared = Shared {
         directory: directory.clone(),
         follows_pods: settings.answers.zone.needs_pods(),
-        tallies: Tallies::default(),
-        current: Current::default(),
-        is_ending: Arc::default(),
+        state: State::new(directory.clone()),
     };
     let _probes = shared.tell(&settings);
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
@@ -118,33 +114,21 @@ pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Re
 struct Shared {
     directory: Arc<Directory>,
     follows_pods: bool,
-    tallies: Tallies,
-    current: Current,
-    is_ending: Arc<AtomicBool>,
+    state: State,
 }
 
 impl Shared {
     /// Serves health, readiness and metrics, until the answer is dropped.
     fn tell(&self, settings: &Settings) -> JoinSet<()> {
         let mut probes = JoinSet::new();
-        if let Some(address) = settings.health {
-            let is_ending = self.is_ending.clone();
-            let health = move |path: &str| health(path, is_ending.load(Ordering::Relaxed));
-            probes.spawn(async move { drop(serve(address, false, health).await) });
-        }
-        if let Some(address) = settings.ready {
-            let directory = self.directory.clone();
-            let ready = move |path: &str| ready(path, directory.is_synced());
-            probes.spawn(async move { drop(serve(address, false, ready).await) });
-        }
-        if let Some(address) = settings.metrics {
-            let metrics = Metrics::new(self.tallies.clone(), self.current.clone());
-            let metrics = move |path: &str| match path {
-                "/metrics" => metrics.answer(),
-                _ => Answer::not_found("/metrics"),
-            };
-            probes.spawn(async move { drop(serve(address, false, metrics).await) });
-        }
+        let mut tell = |at: Option<SocketAddr>, answer: fn(&State, &str) -> Answer| {
+            let (Some(address), state) = (at, self.state.clone()) else { return };
+            let answer = move |path: &str| answer(&state, path);
+            probes.spawn(async move { drop(serve(address, false, answer).await) });
+        };
+        tell(settings.health, State::health);
+        tell(settings.ready, State::ready);
+        tell(settings.metrics, State::metrics);
         probes
     }
 
@@ -189,10 +173,10 @@ impl Shared {
         let ending = watch::Sender::new(false);
         let mut servers = JoinSet::new();
         for server in bound {
-            let (tallies, ending) = (self.tallies.clone(), ending.subscribe());
+            let (tallies, ending) = (self.state.tallies(), ending.subscribe());
             servers.spawn(server.run(responder.clone(), tallies, ending));
         }
-        self.current.set(domain, resolver);
+        self.state.begin(domain, resolver);
         Ok(Answering { servers, ending })
     }
 }
@@ -260,7 +244,7 @@ async fn answer(
             }
         }
     }
-    shared.is_ending.store(true, Ordering::Relaxed);
+    shared.state.end();
     // Others are told of it meanwhile, and whoever asks is answered.
     tokio::time::sleep(settings.lameduck).await;
     answering.end().await;
@@ -296,23 +280,6 @@ async fn follow(client: client::Client, directory: &Directory) -> anyhow::Result
             touched.extend(world.apply(event));
         }
         directory.update(&world, &touched);
-    }
-}
-
-fn health(path: &str, is_ending: bool) -> Answer {
-    match path {
-        "/health" if is_ending => Answer::text("ending").with_code(StatusCode::SERVICE_UNAVAILABLE),
-        "/health" => Answer::text("OK"),
-        _ => Answer::not_found("/health"),
-    }
-}
-
-fn ready(path: &str, is_synced: bool) -> Answer {
-    match path {
-        "/ready" if is_synced => Answer::text("OK"),
-        // What is waited for, as CoreDNS says it.
-        "/ready" => Answer::text("kubernetes").with_code(StatusCode::SERVICE_UNAVAILABLE),
-        _ => Answer::not_found("/ready"),
     }
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::Context;
 use dns::cache::Limits;
 use dns::resolv_conf;
-use dns::tally::Tallies;
 use dns::{Directory, Forward, Resolver, Responder, Server, Upstreams, Zone};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -25,7 +24,8 @@ use super::Settings;
 use super::registration::{owner, typed};
 use crate::client::{self, ApiObject, Backoff, Client, Error};
 use crate::nameserver::pods::{self, Followed};
-use crate::nameserver::servers_of;
+use crate::nameserver::{State, servers_of};
+use crate::probes;
 
 /// Port that the server listens on at the node's addresses; the DNS Service has 53.
 const PORT: u16 = 10_053;
@@ -44,11 +44,12 @@ pub(super) fn serve(
     zone.addresses.clone_from(&settings.addresses);
     zone.epoch = now();
     let resolver = Arc::new(Resolver::new(upstreams(&settings)?, Some(Limits::default())));
+    let state = State::new(directory.clone());
+    state.begin(zone.to_string(), resolver.clone());
     let responder = Responder::new(directory.clone(), zone, resolver);
     let responder = Arc::new(responder);
     // One for each processor.
     let readers = thread::available_parallelism().map_or(1, NonZero::get);
-    let tallies = Tallies::default();
     // It ends with the process.
     let ending = watch::Sender::new(false);
     let mut servers = JoinSet::new();
@@ -56,7 +57,12 @@ pub(super) fn serve(
         let to = SocketAddr::new(*address, PORT);
         let server =
             Server::bind(to, readers).with_context(|| format!("listen for DNS on {to}"))?;
-        servers.spawn(server.run(responder.clone(), tallies.clone(), ending.subscribe()));
+        servers.spawn(server.run(responder.clone(), state.tallies(), ending.subscribe()));
+    }
+    if let Some(address) = settings.metrics {
+        servers.spawn(async move {
+            drop(probes::serve(address, false, move |path| state.tell(path)).await)
+        });
     }
     let of_node = Followed::OfNode(settings.name().clone());
     let pods = pods::follow(client.clone(), directory.clone(), of_node);

@@ -12,7 +12,7 @@ mod pods;
 mod registration;
 mod routes;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_domain: String,
     /// The resolv.conf(5) that names servers for what is not the cluster's; `None` to ask nobody.
     pub(crate) resolv_conf: Option<PathBuf>,
+    /// Where DNS tells how it is, and what it has counted; `None` for nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// Control group of the pods, below the root.
     pub(crate) pod_cgroup: PathBuf,
     /// Where the proxy can be asked; `None` for nowhere.
