@@ -9,7 +9,7 @@ use dns::rewrite::{Pattern, Rewrite};
 use dns::tally::Tallies;
 use dns::{Directory, Forward, Pod, PodWriter, Resolver, Responder, Server, Upstreams, Zone};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use model::{Event, Kind, Object, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +40,11 @@ async fn upstream(addresses: u8) -> SocketAddr {
             }
             let is_denied = text.starts_with("none.") || text.ends_with(".corp.example.");
             match is_denied || addresses == 0 {
-                true => response.metadata.response_code = ResponseCode::NXDomain,
+                true => {
+                    response.metadata.response_code = ResponseCode::NXDomain;
+                    let soa = SOA::new(name.clone(), name.clone(), 1, 7200, 1800, 86400, 30);
+                    response.add_authority(Record::from_rdata(name, 30, RData::SOA(soa)));
+                }
                 false => {
                     for last in 1..=addresses {
                         let data = RData::A(A::new(192, 0, 2, last));
@@ -124,6 +128,8 @@ async fn an_alias_comes_to_what_others_say_of_the_name_that_it_leads_to() {
     let denied = ask(server(vec![upstream(0).await]).await, alias).await;
     assert_eq!(denied.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(denied.answers.len(), 1, "the alias itself is ours");
+    let owners: Vec<String> = denied.authorities.iter().map(|it| it.name.to_string()).collect();
+    assert_eq!(owners, ["example.com."], "who denies it says for how long");
     let cut = ask(server(vec![upstream(60).await]).await, alias).await;
     assert!(cut.metadata.truncation, "there is more in a stream");
 }

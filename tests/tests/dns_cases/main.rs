@@ -653,6 +653,7 @@ const TABLE: &[Case] = &[
         "corp.~ AAAA",
         &["corp.~. 30 IN CNAME web.shop.svc.corp.example."],
     )
+    .authority(&[SOA_CORP])
     .at(At::Forwarding)
     .flags("qr aa rd ra"),
     found(
@@ -665,7 +666,8 @@ const TABLE: &[Case] = &[
     failed("another name of others that they deny", "corp-none.~ A", "NXDOMAIN")
         .at(At::Forwarding)
         .flags("qr aa rd ra")
-        .answer(&["corp-none.~. 30 IN CNAME none.shop.svc.corp.example."]),
+        .answer(&["corp-none.~. 30 IN CNAME none.shop.svc.corp.example."])
+        .authority(&[SOA_CORP]),
     found(
         "another name of others whose addresses do not fit says that there is more",
         "corp-big.~ A +notcp +noedns +ignore",

@@ -4,6 +4,9 @@ use super::name::{Wire, expand, skip};
 use super::query::number;
 use super::{HEADER, Kind};
 
+/// Length of the numbers behind the names of a SOA.
+const SOA_NUMBERS: usize = 20;
+
 /// A record of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'m> {
@@ -47,6 +50,14 @@ impl<'m> Record<'m> {
     pub fn minimum(&self) -> Option<u32> {
         let last = self.data().last_chunk()?;
         (self.kind == Kind::SOA).then_some(u32::from_be_bytes(*last))
+    }
+
+    /// The data of a SOA with its names written out: two of them, and five numbers (RFC 1035, 3.3.13).
+    pub fn whole_soa(&self) -> Option<Vec<u8>> {
+        let (master, end) = expand(self.message, self.data.0)?;
+        let (mailbox, end) = expand(self.message, end)?;
+        let numbers = self.message.get(end..self.data.1).filter(|it| it.len() == SOA_NUMBERS)?;
+        (self.kind == Kind::SOA).then(|| [&master, &mailbox, numbers].concat())
     }
 
     /// Where it begins and ends in the message.

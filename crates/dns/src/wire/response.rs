@@ -14,6 +14,8 @@ const AVAILABLE: u8 = 0x80;
 const CHECKING_DISABLED: u8 = 0x10;
 /// Length of an OPT record without options.
 const OPT: usize = 11;
+/// Length of what is between a record's name and its data.
+const FIXED: usize = 10;
 /// The first two bits of a pointer to where a name is.
 const POINTER: u16 = 0xc000;
 
@@ -122,6 +124,11 @@ impl<'b> Response<'b> {
     /// Whether something did not fit.
     pub fn is_full(&self) -> bool {
         self.is_full
+    }
+
+    /// Whether a record would fit whose name and data are so long.
+    pub(crate) fn has_room(&self, owner: usize, data: usize) -> bool {
+        !self.is_full && self.length + owner + FIXED + data <= self.limit
     }
 
     /// Adds a record whose data `write` writes. Sections come in their order. Answers where its data is, if it fits.

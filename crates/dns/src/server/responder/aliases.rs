@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::copied::copy;
 use super::{About, Found, Open, Reply, Responder};
 use crate::answer::{Outcome, answer};
-use crate::wire::{
-    Code, HEADER, Kind, Owner, Query, Record, Response, Section, TRUNCATED, Wire, records,
-};
+use crate::wire::{Code, HEADER, Kind, Owner, Query, Section, Wire};
 
 /// How long others are asked about what a client will ask for at the end of its search. After that it has to search by
 /// itself, and others are still asked.
@@ -124,7 +123,7 @@ impl Responder {
         response.record(Section::Answer, Owner::QUESTION, Kind::CNAME, self.zone.ttl, |data| {
             data.bytes(name);
         });
-        copy_answer(told, &mut response);
+        copy(told, &mut response);
         response.finish(Code::of(told).unwrap_or(Code::SERVER_FAILURE))
     }
 
@@ -176,7 +175,7 @@ impl Responder {
             Outcome::Known(code) => code,
             Outcome::Foreign => Code::SERVER_FAILURE,
             Outcome::LeadsTo(_) => {
-                copy_answer(told, &mut response);
+                copy(told, &mut response);
                 Code::of(told).unwrap_or(Code::SERVER_FAILURE)
             }
         };
@@ -184,38 +183,6 @@ impl Responder {
         buffer.truncate(length);
         buffer
     }
-}
-
-/// Copies what another message answers, also that this is not all.
-fn copy_answer(told: &[u8], response: &mut Response<'_>) {
-    if told.get(2).is_some_and(|flags| flags & TRUNCATED != 0) {
-        response.set_truncated();
-    }
-    let of_answer = records(told).map_while(|record| record);
-    for record in of_answer.take_while(|record| record.section == 0) {
-        copy(&record, response);
-    }
-}
-
-/// Copies a record of another message, of the types that are asked for at names of Services. Names are written out.
-fn copy(record: &Record<'_>, response: &mut Response<'_>) {
-    // What is before a name in the data; of others there is none in it.
-    let before = match record.kind {
-        Kind::A | Kind::AAAA | Kind::TXT => None,
-        Kind::CNAME | Kind::PTR | Kind::NS => Some(0),
-        Kind::SRV => Some(6),
-        _ => return,
-    };
-    let whole = match before {
-        None => Some(record.data().to_vec()),
-        Some(before) => record
-            .data()
-            .get(..before)
-            .zip(record.name_behind(before))
-            .map(|(fixed, name)| [fixed, &name].concat()),
-    };
-    let (Some(owner), Some(data)) = (record.owner(), whole) else { return };
-    response.named_record(Section::Answer, &owner, record.kind, record.ttl, &data);
 }
 
 /// The same question about another name.

@@ -1,6 +1,7 @@
 //! From a message to the answer's bytes.
 
 mod aliases;
+mod copied;
 
 use std::net::IpAddr;
 use std::sync::Arc;
