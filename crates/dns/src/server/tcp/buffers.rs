@@ -8,7 +8,7 @@ const PREFIX: usize = 2;
 /// As much is read at once where no longer message has begun.
 const USUAL: usize = 4096;
 /// Buffers that have become larger than that are not kept.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 16 << 10;
 
 /// What has come. There is never more than one message and what was read with it.
 #[derive(Debug, Default)]

@@ -4,6 +4,7 @@
 //! It holds a bounded number of questions and of bytes. A client that asks more is not read from until it has taken what
 //! it asked for, and one that does not take it is left.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -30,6 +31,11 @@ const OUTSTANDING: usize = 32;
 /// No more is read while that many bytes are not taken.
 const WAITING: usize = 64 << 10;
 
+thread_local! {
+    /// Where answers are written first: connections are many.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; usize::from(u16::MAX)].into());
+}
+
 /// A connection of a client.
 pub(super) struct Conversation {
     responder: Arc<Responder>,
@@ -40,8 +46,6 @@ pub(super) struct Conversation {
     /// Questions that others are asked about.
     outstanding: FuturesUnordered<BoxFuture<'static, Answered>>,
     outgoing: Outgoing,
-    /// Where an answer is written first.
-    room: Box<[u8]>,
     /// Counts questions.
     turn: usize,
     /// When the client last asked or was answered.
@@ -72,7 +76,6 @@ impl Conversation {
             incoming: Incoming::default(),
             outstanding: FuturesUnordered::new(),
             outgoing: Outgoing::new(now),
-            room: vec![0; usize::from(u16::MAX)].into(),
             turn: 0,
             active: now,
             idle: IDLE,
@@ -146,11 +149,16 @@ impl Conversation {
 
     /// Answers what has come and is known, and has others asked about the rest.
     fn take_questions(&mut self) -> io::Result<()> {
+        ROOM.with_borrow_mut(|room| self.take_questions_with(room))
+    }
+
+    /// The same with room for an answer.
+    fn take_questions_with(&mut self, room: &mut [u8]) -> io::Result<()> {
         while self.has_room() {
             let Some(message) = self.incoming.take() else { break };
             let start = Instant::now();
             (self.turn, self.active) = (self.turn.wrapping_add(1), start);
-            let (responder, room) = (&self.responder, &mut self.room);
+            let responder = &self.responder;
             let (seen, reply) =
                 responder.reply(message, Transport::Tcp, self.client, room, self.turn, start);
             let length = match reply {
