@@ -365,6 +365,37 @@ async fn a_connection_on_which_nothing_comes_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_not_understood_any_more_is_replaced() {
+    async fn out_of_step_at_first(mut connection: Connection) {
+        if connection.before > 0 {
+            return connection.answer().await;
+        }
+        // The length of more than all that follows. Among this is also whether it answers again.
+        let _ = connection.stream.write_all(&[0xff, 0xff]).await;
+        while let Ok(length) = connection.stream.read_u16().await {
+            let mut query = vec![0; length.into()];
+            connection.stream.read_exact(&mut query).await.unwrap();
+            connection.say(&with_addresses(&Message::from_vec(&query).unwrap(), 1)).await;
+        }
+    }
+    let authority = Authority::new();
+    let other = Other::start(authority.server("127.0.0.1", false), out_of_step_at_first).await;
+    let own = Arc::new(Own::before(vec![other.by(&authority.options(None))]));
+    let start = Instant::now();
+    // Something comes all the time.
+    for number in 0.. {
+        if other.connections() > 1 {
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "it is asked on the same connection again and again");
+        let own = own.clone();
+        tokio::spawn(async move { own.count(&format!("{number}.example.")).await });
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(own.count("last.example.").await, 1);
+}
+
+#[tokio::test]
 async fn what_nobody_asks_on_is_closed() {
     async fn until_closed(mut connection: Connection) {
         let start = Instant::now();

@@ -26,6 +26,8 @@ use crate::wire::padded;
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// A connection on which nothing comes for that long, while answers are waited for, is broken.
 const SILENCE: Duration = Duration::from_secs(1);
+/// And so is one on which something comes, but no answer: after one wrong length nothing is understood any more.
+const NONSENSE: Duration = Duration::from_secs(2);
 /// One on which nothing is asked for that long is closed.
 const IDLE: Duration = Duration::from_secs(10);
 /// How often a question is sent at most: a connection that has been kept may be closed by the server at any time.
@@ -125,17 +127,20 @@ impl Peer {
     ) -> io::Result<()> {
         let (mut reading, mut writing) = split(stream);
         let (mut batch, mut received) = (Vec::new(), Vec::new());
-        // When something came last, or was first waited for.
-        let mut since = Instant::now();
+        // When something came last, or was first waited for; and when that was an answer.
+        let (mut since, mut answered) = (Instant::now(), Instant::now());
         loop {
-            let patience = if waiting.is_empty() { IDLE } else { SILENCE };
+            let patience = match waiting.is_empty() {
+                true => since + IDLE,
+                false => (since + SILENCE).min(answered + NONSENSE),
+            };
             tokio::select! {
                 count = questions.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
                     }
                     if waiting.is_empty() {
-                        since = Instant::now();
+                        (since, answered) = (Instant::now(), Instant::now());
                     }
                     let sent = batch.drain(..).filter_map(|question| waiting.add(question));
                     let sent = sent.collect::<Vec<_>>().concat();
@@ -149,13 +154,15 @@ impl Peer {
                     if read? == 0 {
                         return waiting.ended();
                     }
-                    while let Some(message) = take(&mut received) {
-                        waiting.answer(message);
-                        self.is_told.store(false, Ordering::Relaxed);
-                    }
                     since = Instant::now();
+                    while let Some(message) = take(&mut received) {
+                        if waiting.answer(message) {
+                            answered = since;
+                            self.is_told.store(false, Ordering::Relaxed);
+                        }
+                    }
                 }
-                () = sleep_until(since + patience) => {
+                () = sleep_until(patience) => {
                     let was_empty = waiting.is_empty();
                     waiting.forget();
                     if was_empty || !waiting.is_empty() {
@@ -203,14 +210,17 @@ impl Waiting {
         Some(sent)
     }
 
-    /// Hands out an answer. One that nobody waits for is late, or odd.
-    fn answer(&mut self, message: Vec<u8>) {
-        let Some(id) = message.first_chunk().map(|id| u16::from_be_bytes(*id)) else { return };
-        let is_asked = self.questions.get(&id).is_some_and(|it| answers(&it.query, &message));
-        if let Some(question) = is_asked.then(|| self.questions.remove(&id)).flatten() {
-            self.has_answered = true;
-            let _ = question.answer.send(Ok(message));
-        }
+    /// Hands out an answer, and answers whether it is one. Others are late, or odd.
+    fn answer(&mut self, message: Vec<u8>) -> bool {
+        let id = message.first_chunk().map(|id| u16::from_be_bytes(*id));
+        let is_asked =
+            |id: &u16| self.questions.get(id).is_some_and(|it| answers(&it.query, &message));
+        let Some(question) = id.filter(is_asked).and_then(|id| self.questions.remove(&id)) else {
+            return false;
+        };
+        self.has_answered = true;
+        let _ = question.answer.send(Ok(message));
+        true
     }
 
     /// Forgets questions whose answers nobody waits for any more.
