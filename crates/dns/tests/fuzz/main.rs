@@ -1,12 +1,15 @@
 //! Whatever comes, nothing breaks: the reader of messages by itself, and a whole server between clients and upstream
-//! servers that send what no honest one does. `make fuzz` does it for an hour.
+//! servers that send what no honest one does, also inside TLS. `make fuzz` does it for an hour.
+
+mod odd;
+mod tls;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use dns::rewrite::{Pattern, Rewrite};
 use dns::tally::Tallies;
@@ -14,142 +17,16 @@ use dns::wire::{Code, LARGEST, Name as Part, Query, Response, Transport, records
 use dns::{
     Directory, Forward, Pod, PodWriter, Resolver, Responder, Server, Upstreams, Zone, answer, cache,
 };
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question};
-use hickory_proto::rr::rdata::{A, CNAME, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::op::{Message, MessageType, OpCode, Query as Question};
+use hickory_proto::rr::{Name, RecordType};
 use model::{Event, Kind, Object, World};
 use serde_json::json;
 
-/// How long, if nothing is said.
-const SECONDS: u64 = 5;
-/// What memory may grow by while nothing is kept that was not kept before.
-const GROWTH: u64 = 32 << 20;
+use odd::{Chance, broken, question, response, time};
 
-fn time() -> Duration {
-    let given = std::env::var("PORTOLAN_FUZZ_SECONDS").ok();
-    Duration::from_secs(given.map_or(SECONDS, |text| text.parse().expect("a number of seconds")))
-}
-
-/// Numbers by chance (xorshift64*), the same for the same seed.
-#[derive(Clone)]
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let given = std::env::var("PORTOLAN_SEED").ok().map(|text| text.parse().expect("a number"));
-        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let seed = given.unwrap_or_else(|| now().as_nanos() as u64) | 1;
-        println!("PORTOLAN_SEED={seed} repeats this run");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit.max(1)
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-}
-
-const NAMES: [&str; 15] = [
-    "web.default.svc.cluster.local.",
-    "WEB.default.SVC.cluster.local.",
-    "none.default.svc.cluster.local.",
-    "_http._tcp.web.default.svc.cluster.local.",
-    "10-244-0-9.web.default.svc.cluster.local.",
-    "out.default.svc.cluster.local.",
-    "2001-db8--1.default.pod.cluster.local.",
-    "7.0.96.10.in-addr.arpa.",
-    "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.",
-    "cluster.local.",
-    "www.example.com.",
-    // As a pod searches, and as they are rewritten.
-    "www.example.com.default.svc.cluster.local.",
-    "web.default.default.svc.cluster.local.",
-    "web.in.example.",
-    ".",
-];
-
-fn question(chance: &mut Chance) -> Vec<u8> {
-    let kinds = [
-        RecordType::A,
-        RecordType::AAAA,
-        RecordType::SRV,
-        RecordType::PTR,
-        RecordType::ANY,
-        RecordType::TXT,
-        RecordType::SOA,
-        RecordType::NS,
-        RecordType::AXFR,
-    ];
-    let mut message = Message::new(chance.next() as u16, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = chance.below(2) == 0;
-    let name = Name::from_ascii(chance.of(&NAMES)).unwrap();
-    message.add_query(Question::query(name, *chance.of(&kinds)));
-    if chance.below(2) == 0 {
-        let mut edns = Edns::new();
-        edns.set_max_payload(chance.next() as u16);
-        edns.set_dnssec_ok(chance.below(2) == 0);
-        message.set_edns(edns);
-    }
-    message.to_vec().unwrap()
-}
-
-/// What an upstream server may say to a question.
-fn response(chance: &mut Chance, to: &[u8]) -> Vec<u8> {
-    let Ok(query) = Message::from_vec(to) else { return to.to_vec() };
-    let mut message = Message::response(query.metadata.id, OpCode::Query);
-    message.queries.clone_from(&query.queries);
-    let name = query.queries.first().map_or_else(Name::root, |question| question.name().clone());
-    for _ in 0..chance.below(4) {
-        let data = match chance.below(2) {
-            0 => RData::A(A(Ipv4Addr::from(chance.next() as u32))),
-            _ => RData::CNAME(CNAME(Name::from_ascii(chance.of(&NAMES)).unwrap())),
-        };
-        message.add_answer(Record::from_rdata(name.clone(), chance.below(100) as u32, data));
-    }
-    if chance.below(3) == 0 {
-        let soa = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, 5);
-        message.add_authority(Record::from_rdata(Name::root(), 5, RData::SOA(soa)));
-    }
-    message.set_edns(Edns::new());
-    message.to_vec().unwrap()
-}
-
-/// Breaks a message in some places.
-fn broken(chance: &mut Chance, mut message: Vec<u8>) -> Vec<u8> {
-    for _ in 0..chance.below(4) {
-        let length = message.len();
-        if length == 0 {
-            break;
-        }
-        let at = chance.below(length);
-        match chance.below(6) {
-            0 => message[at] ^= 1 << chance.below(8),
-            1 => message[at] = *chance.of(&[0, 1, 0x3f, 0x40, 0xc0, 0xff]),
-            2 => message.truncate(at),
-            3 => message.insert(at, chance.next() as u8),
-            // A pointer to anywhere.
-            4 if at + 1 < length => {
-                message[at] = 0xc0;
-                message[at + 1] = chance.below(length) as u8;
-            }
-            _ => {
-                let part = message[at..].to_vec();
-                message.extend(&part[..part.len().min(600)]);
-            }
-        }
-    }
-    message
-}
+/// What memory may grow by after a fifth of the time. Of five seconds this is less than questions wait for others, and in
+/// an hour a byte lost of each message is more.
+const GROWTH: u64 = 64 << 20;
 
 fn directory() -> Directory {
     let mut world = World::new();
@@ -212,6 +89,12 @@ fn whatever_is_read_has_an_answer_that_can_be_read() {
     assert!(read > count / 10 && read < 2 * count, "most of them should be broken, and some not");
 }
 
+/// Memory is that of the process: one test measures at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Resident memory in bytes.
 fn memory() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -236,6 +119,7 @@ fn is_well(server: SocketAddr) -> bool {
 
 #[test]
 fn a_server_between_odd_clients_and_odd_servers_goes_on() {
+    let _alone = alone();
     let mut chance = Chance::new();
     let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
     upstream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -269,7 +153,7 @@ fn a_server_between_odd_clients_and_odd_servers_goes_on() {
     runtime.spawn(server.run(Arc::new(responder), tallies.clone(), ending.subscribe()));
     let (is_over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let (is_over, sent) = (&is_over, &sent);
-    let mut seeds = (0..4).map(|_| Chance(chance.next() | 1)).collect::<Vec<_>>().into_iter();
+    let mut seeds = (0..4).map(|_| chance.split()).collect::<Vec<_>>().into_iter();
     let mut seed = || seeds.next().unwrap();
     thread::scope(|scope| {
         let mut of_upstream = seed();
