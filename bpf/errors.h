@@ -35,8 +35,13 @@ static __always_inline bool read_failure(struct __sk_buff *skb, const struct pac
 			return false;
 		__builtin_memcpy(&failure->answer.destination.address, &ip.saddr, sizeof(ip.saddr));
 		__builtin_memcpy(&failure->answer.source.address, &ip.daddr, sizeof(ip.daddr));
-		failure->answer.protocol = ip.nexthdr;
-		failure->l4 = failure->l3 + sizeof(ip);
+		struct behind behind = { .at = failure->l3 + sizeof(ip), .next = ip.nexthdr };
+
+		/* A later fragment has no ports. */
+		if (is_extension(ip.nexthdr) && (!skip_extensions(skb, &behind) || behind.is_later))
+			return false;
+		failure->answer.protocol = behind.next;
+		failure->l4 = behind.at;
 	} else {
 		struct iphdr ip;
 

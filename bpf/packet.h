@@ -138,29 +138,38 @@ static __always_inline bool is_extension(__u8 next)
 	       next == IPPROTO_FRAGMENT;
 }
 
+/* What an IPv6 header is followed by. */
+struct behind {
+	__u32 at;       /* its offset */
+	__u8 next;      /* what it is */
+	bool is_later;  /* not there: a fragment that has none of it, */
+	bool is_first;  /* or one that has, and is followed by others */
+	__u32 fragment; /* identification of a fragment */
+};
+
 /* Passes over extension headers of IPv6, up to what they are followed by. */
-SEPARATE bool skip_extensions(struct __sk_buff *skb, struct packet *packet)
+SEPARATE bool skip_extensions(struct __sk_buff *skb, struct behind *behind)
 {
-	if (!packet)
+	if (!behind)
 		return false;
 	for (int i = 0; i < EXTENSIONS; i++) {
 		struct fragment_header header;
-		__u8 next = packet->tuple.protocol;
+		__u8 next = behind->next;
 
 		if (!is_extension(next))
 			break;
 		/* All begin alike: what follows, and how long this one is. */
-		if (bpf_skb_load_bytes(skb, packet->l4, &header, sizeof(header)))
+		if (bpf_skb_load_bytes(skb, behind->at, &header, sizeof(header)))
 			return false;
 		if (next == IPPROTO_FRAGMENT) {
-			packet->is_later = bpf_ntohs(header.offset) >> 3;
-			packet->is_first = !packet->is_later && bpf_ntohs(header.offset) & 1;
-			packet->fragment = header.identification;
-			packet->l4 += sizeof(header);
+			behind->is_later = bpf_ntohs(header.offset) >> 3;
+			behind->is_first = !behind->is_later && bpf_ntohs(header.offset) & 1;
+			behind->fragment = header.identification;
+			behind->at += sizeof(header);
 		} else {
-			packet->l4 += (header.reserved + 1) * 8;
+			behind->at += (header.reserved + 1) * 8;
 		}
-		packet->tuple.protocol = header.next;
+		behind->next = header.next;
 	}
 	return true;
 }
@@ -174,9 +183,16 @@ SEPARATE bool read_v6(struct __sk_buff *skb, struct packet *packet)
 	__builtin_memcpy(&packet->tuple.source.address, &ip.saddr, sizeof(struct address));
 	__builtin_memcpy(&packet->tuple.destination.address, &ip.daddr, sizeof(struct address));
 	packet->is_v6 = true;
-	packet->l4 = packet->l3 + sizeof(ip);
-	packet->tuple.protocol = ip.nexthdr;
-	return !is_extension(ip.nexthdr) || skip_extensions(skb, packet);
+	struct behind behind = { .at = packet->l3 + sizeof(ip), .next = ip.nexthdr };
+
+	if (is_extension(ip.nexthdr) && !skip_extensions(skb, &behind))
+		return false;
+	packet->l4 = behind.at;
+	packet->tuple.protocol = behind.next;
+	packet->is_later = behind.is_later;
+	packet->is_first = behind.is_first;
+	packet->fragment = behind.fragment;
+	return true;
 }
 
 static __always_inline bool is_error_v4(__u8 type)

@@ -2,7 +2,7 @@
 //! them on their way, and that some come later.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ on_every_plane!(
     a_pod_is_told_that_its_client_has_gone,
     fragments_arrive,
     extension_headers_are_passed_over,
+    an_error_is_brought_back_past_extension_headers,
     what_is_forwarded_can_be_filtered,
     a_link_that_comes_later_is_served,
     a_way_that_changes_is_taken,
@@ -172,6 +173,18 @@ fn with_extensions(from: SocketAddrV6, to: SocketAddrV6, data: &[u8]) -> Vec<u8>
     packet
 }
 
+/// Sends what a protocol of IPv6 carries, or of `Raw` the packet itself.
+fn send_raw(host: &Host, protocol: SockProtocol, to: Ipv6Addr, data: &[u8]) {
+    let send = || {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let raw = socket(AddressFamily::Inet6, SockType::Raw, flags, protocol).unwrap();
+        // A port, if any, is in the data.
+        let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+        sendto(raw.as_raw_fd(), data, &to, MsgFlags::empty()).unwrap()
+    };
+    assert_eq!(host.run(send), data.len());
+}
+
 fn extension_headers_are_passed_over(plane: Plane) {
     let hosts = Hosts::new();
     let _backend = programmed(plane, &hosts, &cluster_with(&V6, json!({}), &[V6.pod_a]));
@@ -182,18 +195,40 @@ fn extension_headers_are_passed_over(plane: Plane) {
         panic!("both are of IPv6")
     };
     let packet = with_extensions(from, to, b"what?");
-    let send = || {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let raw = socket(AddressFamily::Inet6, SockType::Raw, flags, SockProtocol::Raw).unwrap();
-        // The port is in the packet.
-        let to = SockaddrIn6::from(SocketAddrV6::new(*to.ip(), 0, 0, 0));
-        sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap()
-    };
-    assert_eq!(hosts.outside.run(send), packet.len());
+    send_raw(&hosts.outside, SockProtocol::Raw, *to.ip(), &packet);
     let mut answer = [0; 200];
     let count = client.recv(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
     assert!(answer.starts_with(V6.pod_a) && answer.ends_with(" 5\n"), "{answer}");
+}
+
+fn an_error_is_brought_back_past_extension_headers(plane: Plane) {
+    let hosts = Hosts::new();
+    for policy in ["Cluster", "Local"] {
+        let address = new_address(&hosts, &V6);
+        let spec = json!({"externalTrafficPolicy": policy});
+        let _backend = programmed(plane, &hosts, &cluster_with(&V6, spec, &[&address.to_string()]));
+        let server = hosts.pod_a.run(|| UdpSocket::bind((address, 8080)).unwrap());
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        let client = hosts.outside.run(|| UdpSocket::bind((V6.outside, 0)).unwrap());
+        let (SocketAddr::V6(own), SocketAddr::V6(port)) =
+            (client.local_addr().unwrap(), node_port(&V6))
+        else {
+            panic!("both are of IPv6")
+        };
+        client.send_to(b"?", port).unwrap();
+        let (_, seen) = server.recv_from(&mut [0; 10]).unwrap();
+        server.connect(seen).unwrap();
+        // Nobody has the port (RFC 4443, 3.1); the kernel sums it up.
+        let mut error = vec![1, 4, 0, 0, 0, 0, 0, 0];
+        error.extend(with_extensions(port, own, b"!"));
+        send_raw(&hosts.outside, SockProtocol::IcmpV6, *port.ip(), &error);
+        let mut told = std::iter::repeat_with(|| server.recv(&mut [0; 10]).unwrap_err());
+        let told = told.find(|error| error.kind() != ErrorKind::Interrupted).unwrap();
+        assert_eq!(told.kind(), ErrorKind::ConnectionRefused, "{policy}");
+        hosts.node.sh(&format!("ip route del {address} via {}", V6.pod_a));
+        hosts.pod_a.remove_address(address);
+    }
 }
 
 /// What a firewall on the node forbids: whatever is forwarded to pod A.
