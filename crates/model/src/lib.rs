@@ -11,8 +11,11 @@ pub mod alloc;
 mod intern;
 pub mod name;
 pub mod object;
+mod selector;
 pub mod slices;
+pub mod spelling;
 mod world;
 
 pub use name::{Family, ObjectName, Protocol};
+pub use selector::{BadSelector, LabelSelector};
 pub use world::{Event, Kind, Object, Touched, World};
