@@ -15,7 +15,7 @@ mod wire;
 
 pub use endpointslice::{
     AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, HEADLESS_LABEL,
-    SERVICE_NAME_LABEL,
+    SERVICE_NAME_LABEL, SliceWithPodNames,
 };
 pub use labels::Labels;
 pub use meta::Meta;

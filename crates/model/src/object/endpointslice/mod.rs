@@ -1,5 +1,8 @@
 //! `discovery.k8s.io/v1` EndpointSlice.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::wire;
 use crate::address::parse_ip;
 use crate::intern::shared;
+use crate::spelling::dns_label;
 use crate::{Family, ObjectName, Protocol};
 
 /// The label that joins a slice to its Service; owner references play no part.
@@ -96,6 +100,11 @@ pub struct EndpointPort {
     pub port: NonZeroU16,
 }
 
+/// A slice whose endpoints are called like their pods if they have no hostname, as `endpoint_pod_names` of CoreDNS has
+/// it. A type of its own, because whoever does not ask for it shall not keep a name for each endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceWithPodNames(pub EndpointSlice);
+
 impl EndpointSlice {
     /// The Service this slice belongs to, if it says so.
     pub fn service(&self) -> Option<ObjectName> {
@@ -113,7 +122,7 @@ impl EndpointSlice {
 }
 
 impl Endpoint {
-    /// Name under the Service's DNS name.
+    /// Name under the Service's DNS name: the hostname, or that of the pod if so read.
     pub fn hostname(&self) -> Option<&Arc<str>> {
         self.rare.as_ref()?.hostname.as_ref()
     }
@@ -131,7 +140,15 @@ impl Endpoint {
 
 impl<'de> Deserialize<'de> for EndpointSlice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        on_wire::EndpointSlice::deserialize(deserializer).map(Self::from)
+        let wire = on_wire::EndpointSlice::deserialize(deserializer)?;
+        Ok(Self::of(&wire, |endpoint| endpoint.hostname()))
+    }
+}
+
+impl<'de> Deserialize<'de> for SliceWithPodNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = on_wire::EndpointSlice::deserialize(deserializer)?;
+        Ok(Self(EndpointSlice::of(&wire, |it| it.hostname().or_else(|| it.pod_name()))))
     }
 }
 
@@ -164,6 +181,29 @@ mod on_wire {
         pub node_name: Option<Text<'a>>,
         #[serde(borrow)]
         pub hints: Option<Hints<'a>>,
+        #[serde(borrow)]
+        pub target_ref: Option<TargetRef<'a>>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    pub(super) struct TargetRef<'a> {
+        #[serde(borrow)]
+        pub kind: Text<'a>,
+        #[serde(borrow)]
+        pub name: Text<'a>,
+    }
+
+    impl Endpoint<'_> {
+        pub(super) fn hostname(&self) -> Option<&str> {
+            self.hostname.as_deref().filter(|name| !name.is_empty())
+        }
+
+        /// The name of the pod that it is, if that can be a label of a name: those of pods may be longer, or have dots.
+        pub(super) fn pod_name(&self) -> Option<&str> {
+            let pod = self.target_ref.as_ref().filter(|target| *target.kind == *"Pod")?;
+            Some(&*pod.name).filter(|name| dns_label(name).is_ok())
+        }
     }
 
     #[derive(Default, Deserialize)]
@@ -200,9 +240,13 @@ mod on_wire {
     }
 }
 
-impl From<on_wire::EndpointSlice<'_>> for EndpointSlice {
-    fn from(wire: on_wire::EndpointSlice<'_>) -> Self {
-        let meta = wire.metadata;
+impl EndpointSlice {
+    /// What is kept of it, its endpoints with a name.
+    fn of<'w>(
+        wire: &'w on_wire::EndpointSlice<'_>,
+        name: impl Fn(&'w on_wire::Endpoint<'_>) -> Option<&'w str>,
+    ) -> Self {
+        let meta = &wire.metadata;
         let service = meta.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty());
         EndpointSlice {
             name: ObjectName::new(shared(&meta.namespace), &*meta.name),
@@ -210,19 +254,24 @@ impl From<on_wire::EndpointSlice<'_>> for EndpointSlice {
             is_headless: meta.labels.get(HEADLESS_LABEL).is_some(),
             triggered: meta.annotations.get(TRIGGER_TIME_ANNOTATION).map(Arc::from),
             address_type: wire.address_type,
-            endpoints: wire.endpoints.iter().flatten().filter_map(endpoint).collect(),
+            endpoints: wire
+                .endpoints
+                .iter()
+                .flatten()
+                .filter_map(|wire| endpoint(wire, name(wire)))
+                .collect(),
             ports: wire.ports.iter().flatten().filter_map(port).collect(),
         }
     }
 }
 
-fn endpoint(wire: &on_wire::Endpoint<'_>) -> Option<Endpoint> {
+fn endpoint(wire: &on_wire::Endpoint<'_>, name: Option<&str>) -> Option<Endpoint> {
     let names = |list: Option<&Vec<on_wire::Named<'_>>>| -> Box<[Arc<str>]> {
         list.into_iter().flatten().map(|named| shared(&named.name)).collect()
     };
     let hints = wire.hints.as_ref();
     let rare = Rare {
-        hostname: wire.hostname.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
+        hostname: name.map(Arc::from),
         for_zones: names(hints.and_then(|hints| hints.for_zones.as_ref())),
         for_nodes: names(hints.and_then(|hints| hints.for_nodes.as_ref())),
     };
