@@ -16,6 +16,7 @@ pub mod answer;
 pub mod cache;
 pub mod corefile;
 mod directory;
+mod exposure;
 pub mod forward;
 pub mod hosts;
 pub mod resolv_conf;
@@ -28,6 +29,7 @@ pub mod wire;
 
 pub use answer::{Zone, answer};
 pub use directory::{Directory, Pod, PodWriter};
+pub use exposure::Exposure;
 pub use forward::{Forward, Upstreams};
 pub use resolver::Resolver;
 pub use server::{QueryLog, Responder, Server};

@@ -161,6 +161,14 @@ impl World {
         self.services.iter().map(|(name, service)| (name, &**service))
     }
 
+    /// The names of the Services of a namespace, in order.
+    pub fn services_in(&self, namespace: &str) -> impl Iterator<Item = &ObjectName> {
+        let first = ObjectName::new(namespace, "");
+        let namespace = first.namespace.clone();
+        let names = self.services.range(first..).map(|(name, _)| name);
+        names.take_while(move |name| name.namespace == namespace)
+    }
+
     /// The slices that name a Service, whether or not that Service exists.
     pub fn slices(&self, service: &ObjectName) -> impl Iterator<Item = &EndpointSlice> {
         self.slices.get(service).into_iter().flatten()
@@ -439,6 +447,20 @@ mod tests {
         assert_eq!(world.slices(&name("a")).count(), 0);
         assert_eq!(world.slices(&name("b")).count(), 1);
         assert_eq!(world.services_by_endpoint_ip(ip("10.0.0.1")), [&name("b")].into());
+    }
+
+    #[test]
+    fn services_are_found_by_their_namespace() {
+        let mut world = World::new();
+        for (namespace, name) in [("a", "z"), ("b", "web"), ("b", "db"), ("b-c", "a"), ("c", "a")] {
+            let service = json!({"metadata": {"namespace": namespace, "name": name},
+                                 "spec": {"clusterIP": "None"}});
+            world.apply(Event::Put(Object::Service(serde_json::from_value(service).unwrap())));
+        }
+        let of =
+            |namespace| world.services_in(namespace).map(|name| &*name.name).collect::<Vec<_>>();
+        assert_eq!(of("b"), ["db", "web"]);
+        assert_eq!(of("d"), [""; 0]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use arrayvec::ArrayVec;
 use model::{Kind, ObjectName, Touched, World};
 
+use crate::exposure::Exposure;
 use crate::table::Table;
 pub(crate) use dashed::{dashed, undashed};
 pub(crate) use pods::PodAt;
@@ -35,6 +36,10 @@ pub struct Directory {
     namespaces: Table<Arc<[u8]>, ()>,
     addresses: Table<Address, Holder>,
     pods: Table<Address, PodAt>,
+    /// A Service has names only in a namespace that is known: not all are.
+    needs_namespaces: bool,
+    /// A Service has an address of its own only with endpoints.
+    needs_endpoints: bool,
     is_synced: AtomicBool,
     /// Names of pods are not known yet.
     waits_for_pods: AtomicBool,
@@ -81,6 +86,8 @@ impl Default for Directory {
             namespaces: Table::with_lists(LISTS),
             addresses: Table::with_lists(LISTS),
             pods: Table::with_lists(LISTS),
+            needs_namespaces: false,
+            needs_endpoints: false,
             is_synced: AtomicBool::new(false),
             waits_for_pods: AtomicBool::new(false),
             changes: AtomicU32::new(0),
@@ -92,6 +99,15 @@ impl Directory {
     /// A directory in which nothing is known yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, of what is exposed of a World that is [narrowed](crate::exposure) so.
+    pub fn exposing(exposure: &Exposure) -> Self {
+        Self {
+            needs_namespaces: exposure.namespace_labels.is_some(),
+            needs_endpoints: exposure.ignores_empty_services,
+            ..Self::default()
+        }
     }
 
     /// Takes in what has changed. There is one who calls this.
@@ -165,13 +181,28 @@ impl Directory {
     fn update_namespace(&self, world: &World, name: &str) -> bool {
         let Some(label) = label_of(name) else { return false };
         self.namespaces.set(label, world.has_namespace(name).then_some(()));
+        if self.needs_namespaces {
+            for service in world.services_in(name) {
+                self.update_service(world, service);
+            }
+        }
         true
+    }
+
+    /// The names that a Service has.
+    fn names(&self, world: &World, name: &ObjectName) -> Option<ServiceNames> {
+        if self.needs_namespaces && !world.has_namespace(&name.namespace) {
+            return None;
+        }
+        let names = ServiceNames::of(world, name)?;
+        let is_empty = names.endpoints.is_empty() && names.own_addresses().next().is_some();
+        (!is_empty || !self.needs_endpoints).then_some(names)
     }
 
     fn update_service(&self, world: &World, name: &ObjectName) -> bool {
         let Some(key) = labels_of(&name.name, &name.namespace) else { return false };
         let old = self.services.get(&key[..]);
-        let new = ServiceNames::of(world, name).map(Arc::new);
+        let new = self.names(world, name).map(Arc::new);
         if old == new {
             return false;
         }

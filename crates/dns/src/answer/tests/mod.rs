@@ -1,5 +1,7 @@
 //! The schema as a table: question, type, what is answered.
 
+mod exposed;
+
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use model::{Event, Kind, Object, ObjectName, World};
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Outcome, Pods, Zone, answer, deny_reverse};
 use crate::directory::Directory;
+use crate::exposure::Exposure;
 use crate::wire::{self, LARGEST, Response, Transport};
 
 /// A World, and what the directory makes of it.
@@ -14,17 +17,33 @@ use crate::wire::{self, LARGEST, Response, Transport};
 struct Known {
     world: World,
     directory: Directory,
+    exposure: Exposure,
 }
 
 impl Known {
+    /// One of which this has names.
+    fn exposing(exposure: Exposure) -> Self {
+        let directory = Directory::exposing(&exposure);
+        let mut known = Self { world: World::new(), directory, exposure };
+        if let Some(event) = known.exposure.first() {
+            known.apply(event);
+        }
+        known
+    }
+
     fn apply(&mut self, event: Event) {
+        let Some(event) = self.exposure.narrow(event) else { return };
         let touched = self.world.apply(event);
         self.directory.update(&self.world, &touched);
     }
 }
 
 fn world() -> Known {
-    let mut world = Known::default();
+    fill(Known::default())
+}
+
+/// The cluster that is asked about.
+fn fill(mut world: Known) -> Known {
     for kind in [Kind::Service, Kind::EndpointSlice] {
         world.apply(Event::listed(kind, Vec::new()));
     }
