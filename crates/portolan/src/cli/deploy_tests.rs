@@ -113,7 +113,8 @@ fn allowed(manifest: &str) -> impl Fn(&str, &str, &str) -> bool {
 #[test]
 fn what_is_watched_may_be_read() {
     let of_proxy = [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::ServiceCidr];
-    for (manifest, kinds) in [(PROXY, &of_proxy[..]), (DNS, &crate::nameserver::KINDS)] {
+    let of_dns: Vec<Kind> = dns::Exposure::default().kinds().collect();
+    for (manifest, kinds) in [(PROXY, &of_proxy[..]), (DNS, &of_dns)] {
         let may = allowed(manifest);
         for kind in kinds {
             let (group, resource) = match kind {

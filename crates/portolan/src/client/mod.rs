@@ -16,7 +16,7 @@ pub(crate) use backoff::Backoff;
 pub(crate) use connect::{connect, connect_to, wait_for};
 pub(crate) use error::Error;
 pub(crate) use events::{Recorder, Severity, reference};
-pub(crate) use model_feed::feed;
+pub(crate) use model_feed::{feed, feed_slices_with_pod_names};
 pub(crate) use watch::{Change, Page, Source, Step, Watch, Watched};
 pub(crate) use write::{
     ApiObject, create, delete, get, patch, patch_status, post_subresource, put_finalized, replace,

@@ -3,7 +3,7 @@
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
-use model::object::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCidr};
+use model::object::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCidr, SliceWithPodNames};
 use model::{Event, Kind, Object};
 use tokio::sync::mpsc;
 
@@ -20,10 +20,7 @@ pub(crate) async fn feed(
     labels: Option<String>,
     events: mpsc::Sender<Event>,
 ) {
-    let select = |source: Source| match labels {
-        Some(selector) => source.labelled(selector),
-        None => source,
-    };
+    let select = |source| selected(source, labels);
     match kind {
         Kind::Service => {
             let source = select(Source::all::<core::Service>());
@@ -49,6 +46,24 @@ pub(crate) async fn feed(
             let source = select(Source::all::<networking::ServiceCIDR>());
             run(Watch::new(client, source), kind, Object::ServiceCidr, events).await;
         }
+    }
+}
+
+/// As [`feed`] of EndpointSlices, whose endpoints are called like their pods if they have no hostname.
+pub(crate) async fn feed_slices_with_pod_names(
+    client: Client,
+    labels: Option<String>,
+    events: mpsc::Sender<Event>,
+) {
+    let source = selected(Source::all::<discovery::EndpointSlice>(), labels);
+    let wrap = |SliceWithPodNames(slice)| Object::EndpointSlice(slice);
+    run(Watch::new(client, source), Kind::EndpointSlice, wrap, events).await;
+}
+
+fn selected(source: Source, labels: Option<String>) -> Source {
+    match labels {
+        Some(selector) => source.labelled(selector),
+        None => source,
     }
 }
 
@@ -91,4 +106,4 @@ macro_rules! watched {
     )*};
 }
 
-watched!(Service, EndpointSlice, Node, Pod, Namespace, ServiceCidr);
+watched!(Service, EndpointSlice, SliceWithPodNames, Node, Pod, Namespace, ServiceCidr);

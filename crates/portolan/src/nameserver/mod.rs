@@ -1,11 +1,10 @@
 //! `portolan dns`: cluster DNS by itself, in the place of CoreDNS.
 
+mod cluster;
 mod metrics;
 pub(crate) mod pods;
 mod state;
 
-use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -15,23 +14,19 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dns::answer::Pods;
 use dns::cache::Limits;
 use dns::hosts::Hosts;
 use dns::resolv_conf::name_servers;
 use dns::rewrite::Rewrite;
-use dns::{Directory, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
-use futures_util::future::BoxFuture;
-use model::{Event, Kind, Touched, World};
-use tokio::sync::{mpsc, watch};
+use dns::{Exposure, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client;
+use crate::client::{self, Client};
 use crate::errors::sentence;
 use crate::probes::{Answer, is_without_ipv6, serve};
-use crate::proxy::BACKLOG;
 use crate::runtime;
-use pods::Followed;
+use cluster::Cluster;
 pub(crate) use state::State;
 
 /// How a name server is to run.
@@ -58,6 +53,8 @@ pub(crate) struct Settings {
 pub(crate) struct Answers {
     /// The cluster's part of the name space.
     pub(crate) zone: Zone,
+    /// Which part of the cluster has names in it.
+    pub(crate) exposure: Exposure,
     /// Where questions are taken.
     pub(crate) listen: Vec<SocketAddr>,
     /// Who is asked about what.
@@ -74,46 +71,17 @@ pub(crate) struct Answers {
     pub(crate) log: u32,
 }
 
-/// What DNS is made of.
-pub(crate) const KINDS: [Kind; 3] = [Kind::Service, Kind::EndpointSlice, Kind::Namespace];
-
-/// How often is looked whether the cluster is known.
-const GLANCE: Duration = Duration::from_millis(10);
-
 /// Answers until the process is asked to end. `changes` has what is answered from now on, as it changes.
 pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Result<()> {
-    let directory = Arc::new(Directory::new());
-    let shared = Shared {
-        directory: directory.clone(),
-        follows_pods: settings.answers.zone.needs_pods(),
-        state: State::new(directory.clone()),
-    };
+    let shared = Shared::default();
     let _probes = shared.tell(&settings);
     let client = client::connect(settings.kubeconfig.as_deref()).await?;
-    let (known, is_known) = watch::channel(false);
-    let pods: BoxFuture<'static, ()> = match shared.follows_pods {
-        true => {
-            // Without them pods search by themselves, and are answered all the same.
-            let is_waited_for = settings.answers.zone.pods == Pods::Verified;
-            let all = Followed::All { is_waited_for };
-            Box::pin(pods::follow(client.clone(), directory.clone(), all))
-        }
-        false => Box::pin(std::future::pending()),
-    };
-    let follow = follow(client, &directory);
-    let answer = answer(&settings, shared, is_known, changes);
-    tokio::select! {
-        result = follow => result,
-        () = pods => Ok(()),
-        never = notice(&directory, &known) => match never {},
-        result = answer => result,
-    }
+    answer(&settings, client, shared, changes).await
 }
 
 /// What stays while what is answered changes.
+#[derive(Default)]
 struct Shared {
-    directory: Arc<Directory>,
-    follows_pods: bool,
     state: State,
 }
 
@@ -133,19 +101,14 @@ impl Shared {
     }
 
     /// Begins to answer; whoever answered at the same addresses until now may go on for a while.
-    fn begin(&self, answers: &Answers) -> anyhow::Result<Answering> {
-        if answers.zone.needs_pods() && !self.follows_pods {
-            bail!(
-                "verified names of pods and autopath take pods, which are not watched: restart it"
-            );
-        }
+    fn begin(&self, cluster: &Cluster, answers: &Answers) -> anyhow::Result<Answering> {
         let mut zone = answers.zone.clone();
         zone.epoch = u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
         zone.addresses = own_addresses(&answers.listen)?;
         let upstreams = Upstreams::new(answers.forwards.clone());
         let resolver = Arc::new(Resolver::new(upstreams, answers.cache.clone()));
         let domain = zone.to_string();
-        let responder = Responder::new(self.directory.clone(), zone, resolver.clone());
+        let responder = Responder::new(cluster.directory().clone(), zone, resolver.clone());
         let responder = Arc::new(
             responder
                 .with_hosts(answers.hosts.clone())
@@ -176,6 +139,7 @@ impl Shared {
             let (tallies, ending) = (self.state.tallies(), ending.subscribe());
             servers.spawn(server.run(responder.clone(), tallies, ending));
         }
+        self.state.answer_from(cluster.directory().clone());
         self.state.begin(domain, resolver);
         Ok(Answering { servers, ending })
     }
@@ -219,28 +183,57 @@ impl Changes for NoChanges {
 /// Answers as soon as the cluster is known, or does not become known for some time, until the process is asked to end.
 async fn answer(
     settings: &Settings,
+    client: Client,
     shared: Shared,
-    mut is_known: watch::Receiver<bool>,
     mut changes: impl Changes,
 ) -> anyhow::Result<()> {
-    // Another server at this address may know it: whoever asks should not have to ask again.
-    let known = is_known.wait_for(|is_known| *is_known);
+    let mut cluster = Cluster::follow(&client, &settings.answers);
+    shared.state.answer_from(cluster.directory().clone());
     // One for all: a signal that comes while nobody listens is lost.
     let mut end = pin!(runtime::asked_to_end());
+    // Another server at this address may know it: whoever asks should not have to ask again.
     tokio::select! {
         result = &mut end => return result,
-        _ = tokio::time::timeout(settings.startup_timeout, known) => {}
+        () = cluster.known() => {}
+        () = tokio::time::sleep(settings.startup_timeout) => {}
     }
-    let mut answering = shared.begin(&settings.answers)?;
+    let mut answering = shared.begin(&cluster, &settings.answers)?;
+    // What is answered as soon as enough is known for it.
+    let mut prepared: Option<(Cluster, Answers)> = None;
     loop {
-        tokio::select! {
+        let is_prepared = async {
+            match &prepared {
+                Some((cluster, _)) => cluster.known().await,
+                None => std::future::pending().await,
+            }
+        };
+        let (other, answers) = tokio::select! {
             result = &mut end => {
                 result?;
                 break;
             }
-            answers = changes.next() => match shared.begin(&answers) {
-                Ok(next) => std::mem::replace(&mut answering, next).end().await,
-                Err(error) => tracing::error!("what is answered stays as it is: {}", sentence(&error)),
+            () = cluster.ended() => bail!("the cluster is followed no more"),
+            answers = changes.next() => {
+                prepared = None;
+                if !cluster.is_for(&answers) {
+                    tracing::info!("it is answered as before until the part of the cluster is known that has names now");
+                    prepared = Some((Cluster::follow(&client, &answers), answers));
+                    continue;
+                }
+                (None, answers)
+            }
+            () = is_prepared => match prepared.take() {
+                Some((cluster, answers)) => (Some(cluster), answers),
+                None => continue,
+            },
+        };
+        match shared.begin(other.as_ref().unwrap_or(&cluster), &answers) {
+            Ok(next) => {
+                std::mem::replace(&mut answering, next).end().await;
+                cluster = other.unwrap_or(cluster);
+            }
+            Err(error) => {
+                tracing::error!("what is answered stays as it is: {}", sentence(&error));
             }
         }
     }
@@ -249,38 +242,6 @@ async fn answer(
     tokio::time::sleep(settings.lameduck).await;
     answering.end().await;
     Ok(())
-}
-
-/// Says when the cluster is known.
-async fn notice(directory: &Directory, known: &watch::Sender<bool>) -> Infallible {
-    while !directory.is_synced() {
-        tokio::time::sleep(GLANCE).await;
-    }
-    // Lists as they come are larger than what is kept of them.
-    kernel::machine::trim_memory();
-    tracing::info!("the cluster is known");
-    known.send_replace(true);
-    std::future::pending().await
-}
-
-/// Follows what the API server tells.
-async fn follow(client: client::Client, directory: &Directory) -> anyhow::Result<()> {
-    client::wait_for(&client).await;
-    let mut feeds = JoinSet::new();
-    let (events, mut incoming) = mpsc::channel::<Event>(BACKLOG);
-    for kind in KINDS {
-        feeds.spawn(client::feed(client.clone(), kind, None, events.clone()));
-    }
-    drop(events);
-    let mut world = World::new();
-    loop {
-        let event = incoming.recv().await.context("the watches ended")?;
-        let mut touched: BTreeSet<Touched> = world.apply(event);
-        while let Ok(event) = incoming.try_recv() {
-            touched.extend(world.apply(event));
-        }
-        directory.update(&world, &touched);
-    }
 }
 
 /// Addresses that this server is reached at, for the name of name servers: where it listens, or those of its links.

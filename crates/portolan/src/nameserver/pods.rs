@@ -86,6 +86,8 @@ pub(crate) enum Followed {
     All {
         /// That a pod has no name is not said before they are known.
         is_waited_for: bool,
+        /// Only those that are selected so.
+        labels: Option<String>,
     },
     /// Those of a node.
     OfNode(Arc<str>),
@@ -99,7 +101,10 @@ pub(crate) fn follow(
 ) -> impl Future<Output = ()> + Send {
     let source = Source::all::<ApiPod>();
     let (source, is_waited_for) = match followed {
-        Followed::All { is_waited_for } => (source, is_waited_for),
+        Followed::All { is_waited_for, labels: None } => (source, is_waited_for),
+        Followed::All { is_waited_for, labels: Some(labels) } => {
+            (source.labelled(labels), is_waited_for)
+        }
         Followed::OfNode(node) => (source.with_fields(format!("spec.nodeName={node}")), false),
     };
     let mut pods = PodWriter::new(directory, is_waited_for);

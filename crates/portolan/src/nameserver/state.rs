@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dns::tally::Tallies;
 use dns::{Directory, Resolver};
 use http::StatusCode;
+use tokio::sync::watch;
 
 use super::metrics::{Current, Metrics};
 use crate::probes::Answer;
 
 /// What is told of a name server. Clones tell the same.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct State {
-    directory: Arc<Directory>,
+    directory: watch::Sender<Option<Arc<Directory>>>,
     tallies: Tallies,
     current: Current,
     is_ending: Arc<AtomicBool>,
 }
 
 impl State {
-    /// That of one which answers from `directory`, and has not begun yet.
-    pub(crate) fn new(directory: Arc<Directory>) -> Self {
-        let (tallies, current) = (Tallies::default(), Current::default());
-        Self { directory, tallies, current, is_ending: Arc::default() }
+    /// It answers from this directory now, or will when that is known.
+    pub(crate) fn answer_from(&self, directory: Arc<Directory>) {
+        self.directory.send_replace(Some(directory));
     }
 
     /// Where is counted what it answers.
@@ -62,11 +62,15 @@ impl State {
     /// Answers one for `/ready`.
     pub(super) fn ready(&self, path: &str) -> Answer {
         match path {
-            "/ready" if self.directory.is_synced() => Answer::text("OK"),
+            "/ready" if self.is_ready() => Answer::text("OK"),
             // What is waited for, as CoreDNS says it.
             "/ready" => Answer::text("kubernetes").with_code(StatusCode::SERVICE_UNAVAILABLE),
             _ => Answer::not_found("/ready"),
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.directory.borrow().as_ref().is_some_and(|directory| directory.is_synced())
     }
 
     /// Answers one for `/health`.

@@ -44,7 +44,8 @@ pub(super) fn serve(
     zone.addresses.clone_from(&settings.addresses);
     zone.epoch = now();
     let resolver = Arc::new(Resolver::new(upstreams(&settings)?, Some(Limits::default())));
-    let state = State::new(directory.clone());
+    let state = State::default();
+    state.answer_from(directory.clone());
     state.begin(zone.to_string(), resolver.clone());
     let responder = Responder::new(directory.clone(), zone, resolver);
     let responder = Arc::new(responder);

@@ -1,5 +1,7 @@
 //! `portolan dns`.
 
+mod exposed;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,9 +21,12 @@ use crate::errors::sentence;
 use crate::nameserver::{self, Answers, Changes, NoChanges, Settings, servers_of};
 use crate::proxy::config::GoDuration;
 use crate::runtime;
+use exposed::Exposed;
 
 /// Where a machine says whom it asks.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long CoreDNS waits for the cluster if nothing is said.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answer cluster DNS, in the place of CoreDNS.
 ///
@@ -39,7 +44,8 @@ pub(crate) struct Args {
     /// --startup-timeout.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster_domain", "listen", "ttl", "pods", "forward",
         "autopath", "resolv_conf", "stub_domain", "tls_server_name", "tls_ca", "policy", "max_concurrent", "cache_size",
-        "cache_ttl", "serve_stale", "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck"])]
+        "cache_ttl", "serve_stale", "log_one_of", "health_address", "ready_address", "metrics_address", "lameduck",
+        "namespaces", "namespace_labels", "labels", "endpoint_pod_names", "no_endpoints", "ignore_empty_services"])]
     conf: Option<PathBuf>,
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
@@ -59,6 +65,8 @@ pub(crate) struct Args {
     /// which are all watched then.
     #[arg(long, value_name = "MODE", default_value = "insecure")]
     pods: Pods,
+    #[command(flatten)]
+    exposed: Exposed,
     /// Answer pods at once with what their resolvers would find at the end of their search path. All pods are watched
     /// for it. The nodes' own domains are those that --resolv-conf has.
     #[arg(long)]
@@ -108,9 +116,10 @@ pub(crate) struct Args {
     /// Where /metrics is served; "" for nowhere.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:9153")]
     metrics_address: Place,
-    /// How long to wait for the cluster to be known before answering, which until then is SERVFAIL.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
-    startup_timeout: GoDuration,
+    /// How long to wait for the cluster to be known before answering, which until then is SERVFAIL
+    /// [default: what the Corefile says, or 5s].
+    #[arg(long, value_name = "DURATION", value_parser = GoDuration::parse)]
+    startup_timeout: Option<GoDuration>,
     /// How long to answer on after SIGTERM, while /health says that it is over.
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = GoDuration::parse)]
     lameduck: GoDuration,
@@ -126,7 +135,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let from = From { readers: args.readers };
     let changes =
         Reloading { text: text_with(&text, &corefile), file, every: every(&corefile), from };
-    let settings = from.settings(&corefile, args.kubeconfig, duration(&args.startup_timeout))?;
+    let startup_timeout = args.startup_timeout.as_ref().map(duration);
+    let settings = from.settings(&corefile, args.kubeconfig, startup_timeout)?;
     runtime::run(nameserver::run(settings, changes))
 }
 
@@ -178,6 +188,7 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
         kubeconfig: args.kubeconfig,
         answers: Answers {
             zone,
+            exposure: args.exposed.exposure(),
             listen: args.listen,
             forwards,
             cache: (args.cache_size > 0).then_some(limits),
@@ -189,7 +200,7 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
         health: args.health_address.0,
         ready: args.ready_address.0,
         metrics: args.metrics_address.0,
-        startup_timeout: duration(&args.startup_timeout),
+        startup_timeout: args.startup_timeout.as_ref().map_or(STARTUP_TIMEOUT, duration),
         lameduck: duration(&args.lameduck),
     })
 }
@@ -205,16 +216,17 @@ impl From {
         self,
         corefile: &Corefile,
         kubeconfig: Option<PathBuf>,
-        startup_timeout: Duration,
+        startup_timeout: Option<Duration>,
     ) -> anyhow::Result<Settings> {
-        let of_file = corefile.kubernetes.as_ref().and_then(|it| it.kubeconfig.clone());
+        let kubernetes = corefile.kubernetes.as_ref();
+        let of_file = None;
         Ok(Settings {
-            kubeconfig: kubeconfig.or(of_file),
+            kubeconfig: kubeconfig.or(kubernetes.and_then(|it| it.kubeconfig.clone())),
             answers: self.answers(corefile)?,
             health: corefile.health,
             ready: corefile.ready,
             metrics: corefile.prometheus,
-            startup_timeout,
+            startup_timeout: startup_timeout.or(of_file).unwrap_or(STARTUP_TIMEOUT),
             lameduck: corefile.lameduck,
         })
     }
@@ -252,7 +264,8 @@ impl From {
         let (cache, readers) = (corefile.cache.clone(), self.readers);
         let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
         let rewrites = corefile.rewrites.clone();
-        Ok(Answers { zone, listen, forwards, cache, readers, hosts, rewrites, log })
+        let exposure = dns::Exposure::default();
+        Ok(Answers { zone, exposure, listen, forwards, cache, readers, hosts, rewrites, log })
     }
 }
 
