@@ -1,6 +1,7 @@
 //! A Corefile, as CoreDNS is configured with, of the shape that clusters have: each line is accepted, or refused with a
 //! reason. Nothing that changes answers is passed over in silence.
 
+mod kubernetes;
 mod lines;
 mod plugins;
 #[cfg(test)]
@@ -10,11 +11,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::answer::Pods;
 use crate::cache::Limits;
 use crate::forward::{Address, Policy, TlsOptions};
 use crate::rewrite::Rewrite;
 use crate::wire::Name;
+pub use kubernetes::Kubernetes;
 use lines::Directive;
 pub use lines::Refusal;
 use plugins::Reader;
@@ -53,21 +54,6 @@ pub struct Corefile {
     pub log: bool,
     /// How often to look whether the file has changed.
     pub reload: Option<Duration>,
-}
-
-/// `kubernetes`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kubernetes {
-    /// The cluster's domain.
-    pub domain: String,
-    /// Whether pods have names.
-    pub pods: Pods,
-    /// How long clients may keep answers, in seconds.
-    pub ttl: u32,
-    /// Addresses that the cluster does not know are asked of others.
-    pub reverse_falls_through: bool,
-    /// How to reach the API server.
-    pub kubeconfig: Option<PathBuf>,
 }
 
 /// `hosts`.

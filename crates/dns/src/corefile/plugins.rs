@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::lines::{Directive, Refusal};
-use super::{Corefile, ForwardTo, HostsOf, Kubernetes, To};
-use crate::answer::Pods;
+use super::{Corefile, ForwardTo, HostsOf, To};
 use crate::cache::Limits;
 use crate::forward::{Address, CONCURRENT, Policy, TlsOptions};
 use crate::hosts::TTL as TTL_OF_HOSTS;
@@ -22,8 +21,6 @@ const READY: u16 = 8181;
 const PROMETHEUS: u16 = 9153;
 /// How often CoreDNS looks at its file.
 const RELOAD: Duration = Duration::from_secs(30);
-/// How long CoreDNS has cluster names kept.
-const TTL: u32 = 5;
 
 /// What was read, and what was not accepted.
 #[derive(Debug, Default)]
@@ -33,7 +30,7 @@ pub(super) struct Reader {
 }
 
 /// Why a line is not accepted.
-type Reason = String;
+pub(super) type Reason = String;
 
 impl Reader {
     /// All of it, or what is not accepted.
@@ -76,7 +73,7 @@ impl Reader {
     }
 
     /// Reads the lines of a directive's block, each by itself.
-    fn each(
+    pub(super) fn each(
         &mut self,
         directive: &Directive,
         mut read: impl FnMut(&Directive) -> Result<(), Reason>,
@@ -86,68 +83,6 @@ impl Reader {
                 self.refused.push(inner.refused(reason));
             }
         }
-    }
-
-    fn kubernetes(&mut self, zones: &[Name], directive: &Directive) -> Result<(), Reason> {
-        if self.corefile.kubernetes.is_some() {
-            return Err("there is one cluster: kubernetes comes once".to_owned());
-        }
-        let given: Result<Vec<Name>, Reason> =
-            directive.arguments().iter().map(|word| name(word)).collect();
-        let given = match given? {
-            given if given.is_empty() => zones.to_vec(),
-            given => given,
-        };
-        let is_reverse = |zone: &Name| ["in-addr.arpa.", "ip6.arpa."].contains(&&*zone.to_string());
-        let (reverse, mut domains): (Vec<Name>, Vec<Name>) =
-            given.into_iter().partition(is_reverse);
-        let domain = match (domains.pop(), domains.is_empty()) {
-            (Some(domain), true) if domain.labels() > 0 => domain,
-            _ => {
-                return Err("accepted is one domain of the cluster, besides in-addr.arpa and ip6.arpa, such as kubernetes cluster.local in-addr.arpa ip6.arpa".to_owned());
-            }
-        };
-        let mut kubernetes = Kubernetes {
-            domain: domain.to_string(),
-            pods: Pods::Disabled,
-            ttl: TTL,
-            // Where reverse zones are not named they are not the cluster's alone.
-            reverse_falls_through: reverse.is_empty(),
-            kubeconfig: None,
-        };
-        self.each(directive, |inner| {
-            let arguments = inner.arguments();
-            match inner.name() {
-                "pods" => kubernetes.pods = only(arguments)?.parse().map_err(text_of)?,
-                "ttl" => {
-                    kubernetes.ttl = number(only(arguments)?)?;
-                    if kubernetes.ttl > 3600 {
-                        return Err("accepted are 0 to 3600 seconds".to_owned());
-                    }
-                }
-                "fallthrough" => {
-                    let zones: Result<Vec<Name>, Reason> =
-                        arguments.iter().map(|word| name(word)).collect();
-                    let zones = zones?;
-                    if zones.is_empty() || zones.iter().any(|zone| !is_reverse(zone)) {
-                        return Err("names of the cluster are not asked of others: accepted is fallthrough in-addr.arpa ip6.arpa".to_owned());
-                    }
-                    kubernetes.reverse_falls_through = true;
-                }
-                "kubeconfig" => match arguments {
-                    [file] => kubernetes.kubeconfig = Some(file.into()),
-                    _ => return Err("accepted is one file, whose current context is used".to_owned()),
-                },
-                other => {
-                    return Err(format!(
-                        "{other} is not done yet: accepted are pods, ttl, fallthrough, kubeconfig"
-                    ));
-                }
-            }
-            Ok(())
-        });
-        self.corefile.kubernetes = Some(kubernetes);
-        Ok(())
     }
 
     fn autopath(&mut self, directive: &Directive) -> Result<(), Reason> {
@@ -393,22 +328,22 @@ impl Reader {
     }
 }
 
-fn only(arguments: &[String]) -> Result<&str, Reason> {
+pub(super) fn only(arguments: &[String]) -> Result<&str, Reason> {
     match arguments {
         [one] => Ok(one),
         _ => Err(format!("accepted is one value, not {}", arguments.len())),
     }
 }
 
-fn text_of(error: impl std::fmt::Display) -> Reason {
+pub(super) fn text_of(error: impl std::fmt::Display) -> Reason {
     error.to_string()
 }
 
-fn name(text: &str) -> Result<Name, Reason> {
+pub(super) fn name(text: &str) -> Result<Name, Reason> {
     Name::parse(text).map_err(|why| format!("{text}: {why}"))
 }
 
-fn number(text: &str) -> Result<u32, Reason> {
+pub(super) fn number(text: &str) -> Result<u32, Reason> {
     text.parse().map_err(|_| format!("{text} is no number"))
 }
 
@@ -421,7 +356,7 @@ fn seconds(text: &str) -> Result<Duration, Reason> {
 }
 
 /// A duration as Go has them: `1h2m3.5s`.
-fn duration(text: &str) -> Result<Duration, Reason> {
+pub(super) fn duration(text: &str) -> Result<Duration, Reason> {
     let refused = || format!("{text} is no duration: accepted are such as 500ms, 5s, 1m30s, 1h");
     let mut rest = text;
     let mut sum = 0.0;

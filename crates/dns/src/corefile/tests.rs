@@ -1,6 +1,7 @@
 //! Corefiles of clusters, and what is wrong with others.
 
 use super::*;
+use crate::answer::Pods;
 use crate::rewrite::Pattern;
 
 /// As kubeadm writes it.
@@ -73,7 +74,7 @@ fn each_line_that_is_not_accepted_is_named() {
     kubernetes cluster.local {
         pods perhaps
         fallthrough
-        namespaces a b
+        transfer to *
     }
     forward . https://192.0.2.1
     forward .
@@ -130,16 +131,6 @@ fn hosts_are_read() {
     assert_eq!(hosts.file, Some("/etc/more".into()));
     assert_eq!((&*hosts.lines, hosts.ttl), ("192.0.2.1 build.example build\n", 60));
     assert_eq!(hosts.falls_through, [Name::root()]);
-}
-
-#[test]
-fn addresses_of_others_stay_with_the_cluster_where_that_is_said() {
-    let of = |inner: &str| {
-        let text = format!(". {{\n kubernetes cluster.local in-addr.arpa {{\n{inner}\n }}\n}}\n");
-        parse(&text).unwrap().kubernetes.unwrap().reverse_falls_through
-    };
-    assert!(!of(""));
-    assert!(of("fallthrough in-addr.arpa"));
 }
 
 #[test]

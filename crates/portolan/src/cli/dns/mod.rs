@@ -219,7 +219,7 @@ impl From {
         startup_timeout: Option<Duration>,
     ) -> anyhow::Result<Settings> {
         let kubernetes = corefile.kubernetes.as_ref();
-        let of_file = None;
+        let of_file = kubernetes.and_then(|it| it.startup_timeout);
         Ok(Settings {
             kubeconfig: kubeconfig.or(kubernetes.and_then(|it| it.kubeconfig.clone())),
             answers: self.answers(corefile)?,
@@ -264,7 +264,7 @@ impl From {
         let (cache, readers) = (corefile.cache.clone(), self.readers);
         let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
         let rewrites = corefile.rewrites.clone();
-        let exposure = dns::Exposure::default();
+        let exposure = kubernetes.exposure.clone();
         Ok(Answers { zone, exposure, listen, forwards, cache, readers, hosts, rewrites, log })
     }
 }
