@@ -166,6 +166,43 @@ fn nothing_is_denied_before_the_cluster_is_known() {
 }
 
 #[test]
+fn what_has_names_changes_with_a_corefile() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&directory.path().join("data"), &[]);
+    server.apply(NAMES).expect_success();
+    let text = |lines: &str, port: u16, ready: u16| {
+        format!(
+            ".:{port} {{\n bind 127.0.0.1\n ready 127.0.0.1:{ready}\n kubernetes cluster.local {{\n{lines}\n }}\n reload 200ms\n}}\n"
+        )
+    };
+    let file = directory.path().join("Corefile");
+    let dns = NameServer::start_by(server.kubeconfig(), &file, |port, ready| text("", port, ready));
+    dns.wait_until_ready();
+    let (service, headless) = ("7up.default.svc.cluster.local", "db.default.svc.cluster.local");
+    let are = |what: &str, expected: [&str; 2]| {
+        eventually(what, LIMIT, || match [code(&dns, service)?, code(&dns, headless)?] {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    let say = |lines: &str| fs::write(&file, text(lines, dns.port(), dns.ready_port())).unwrap();
+    are("all have names", ["NOERROR", "NOERROR"]);
+    say("noendpoints");
+    are("endpoints have none", ["NOERROR", "NXDOMAIN"]);
+    say("namespaces kube-system");
+    are("what is in other namespaces has none", ["NXDOMAIN", "NXDOMAIN"]);
+    say("labels none=such");
+    thread::sleep(Duration::from_secs(1));
+    say("namespace_labels kubernetes.io/metadata.name=default");
+    are("they have them again", ["NOERROR", "NOERROR"]);
+    // What can't be known is not answered from: it would be a failure for what is known now.
+    server.kill();
+    say("noendpoints");
+    thread::sleep(Duration::from_secs(1));
+    are("they have them still", ["NOERROR", "NOERROR"]);
+}
+
+#[test]
 fn a_corefile_is_read_again_when_it_changes() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(&directory.path().join("data"), &[]);

@@ -1,6 +1,7 @@
 //! The cases of cluster DNS as one table: what dig is asked for, and all that is answered. Each is asked of the shipped
 //! binary beside the API server of this project, by datagrams and in a stream.
 
+mod exposed;
 mod objects;
 
 use std::fmt::{self, Write};
@@ -33,6 +34,13 @@ enum At {
     /// One that asks another one about `corp.example`, which it does not keep, and about `silent.example` nobody who is
     /// there.
     Forwarding,
+    /// One where namespaces, Services and slices are selected by labels, endpoints called like their pods, and Services
+    /// without them passed over.
+    Selected,
+    /// The same, after the labels of namespaces have changed.
+    Relabelled,
+    /// One where namespaces are named, and endpoints have no names.
+    Alone,
     /// The usual one, after the cluster has changed.
     Changed,
     /// One that has never reached the API server.
@@ -857,9 +865,14 @@ fn check(dns: &NameServer, case: &Case) -> String {
     wrong
 }
 
+/// Both tables.
+fn cases() -> impl Iterator<Item = &'static Case> {
+    TABLE.iter().chain(exposed::TABLE)
+}
+
 /// Asks all that is to be asked of one server.
 fn check_all(at: At, dns: &NameServer) -> String {
-    TABLE.iter().filter(|case| case.at == at).map(|case| check(dns, case)).collect()
+    cases().filter(|case| case.at == at).map(|case| check(dns, case)).collect()
 }
 
 /// The same, until what has changed has come.
@@ -912,7 +925,7 @@ fn every_case_is_answered_as_it_should_be() {
     let directory = tempfile::tempdir().unwrap();
     let both = ["--service-cidr", "10.96.0.0/16,fd00:96::/112"];
     let mut server = Server::start_with(&directory.path().join("data"), &[], &both);
-    server.apply(&(OBJECTS.to_owned() + &many())).expect_success();
+    server.apply(&(OBJECTS.to_owned() + exposed::OBJECTS + &many())).expect_success();
     let kubeconfig = server.kubeconfig().to_owned();
     let upstream = ready(&kubeconfig, &["--cluster-domain", "corp.example", "--ttl", "7"]);
     let corp = format!("corp.example=127.0.0.1:{}", upstream.port());
@@ -923,9 +936,19 @@ fn every_case_is_answered_as_it_should_be() {
     wrong += &check_all(At::Long, &ready(&kubeconfig, &["--ttl", "3600"]));
     let kept = with_kept_reverse(&kubeconfig, &directory.path().join("Corefile"), &upstream);
     wrong += &check_all(At::KeptReverse, &kept);
+    let alone = exposed::with_lines(&kubeconfig, &directory.path().join("Alone"), exposed::ALONE);
+    wrong += &check_all(At::Alone, &alone);
+    wrong += &check_all(At::Alone, &ready(&kubeconfig, &exposed::ALONE_BY_FLAGS));
+    let selected = directory.path().join("Selected");
+    let selected = exposed::with_lines(&kubeconfig, &selected, exposed::SELECTED);
+    wrong += &check_all(At::Selected, &selected);
     let others = ["--stub-domain", &corp, "--stub-domain", &silent, "--cache-size", "0"];
     let forwarding = ready(&kubeconfig, &others);
     wrong += &check_all(At::Forwarding, &forwarding);
+    for arguments in exposed::RELABELLED {
+        server.kubectl(&arguments).expect_success();
+    }
+    wrong += &check_in_time(At::Relabelled, &selected);
     server.apply(CHANGES).expect_success();
     for gone in [["service", "kube-dns", "-nkube-system"], ["service", "short", "-nshop"]] {
         server.kubectl(&[&["delete"], &gone[..]].concat()).expect_success();
@@ -936,6 +959,6 @@ fn every_case_is_answered_as_it_should_be() {
     let unsynced = NameServer::start(&kubeconfig, &["--resolv-conf", ""]);
     eventually("it answers", LIMIT, || unsynced.dig(&["cluster.local"]));
     wrong += &check_all(At::Unsynced, &unsynced);
-    say(&format!("{} cases", TABLE.len()));
+    say(&format!("{} cases", cases().count()));
     assert!(wrong.is_empty(), "{wrong}");
 }

@@ -4,7 +4,7 @@
 pub(crate) const OBJECTS: &str = "
 apiVersion: v1
 kind: Namespace
-metadata: {name: shop}
+metadata: {name: shop, labels: {team: shop}}
 ---
 apiVersion: v1
 kind: Namespace
