@@ -49,22 +49,27 @@ impl NameServer {
             ["--ready-address", &ready],
             ["--metrics-address", &metrics],
         ];
-        let process = Self::spawn(kubeconfig, &[usual.as_flattened(), arguments].concat());
+        let process = Self::spawn(Some(kubeconfig), &[usual.as_flattened(), arguments].concat());
         Self { process, port, probes }
     }
 
-    /// Starts one by a Corefile, which `text` answers for a port and that of readiness.
-    pub fn start_by(kubeconfig: &Path, file: &Path, text: impl FnOnce(u16, u16) -> String) -> Self {
+    /// Starts one by a Corefile, which `text` answers for a port and that of readiness; without a kubeconfig it says
+    /// where the API server is.
+    pub fn start_by<'a>(
+        kubeconfig: impl Into<Option<&'a Path>>,
+        file: &Path,
+        text: impl FnOnce(u16, u16) -> String,
+    ) -> Self {
         let (port, ready) = (free_port(), free_port());
         std::fs::write(file, text(port, ready)).expect("the Corefile can be written");
-        let process = Self::spawn(kubeconfig, &["--conf", &file.display().to_string()]);
+        let process = Self::spawn(kubeconfig.into(), &["--conf", &file.display().to_string()]);
         Self { process, port, probes: [0, ready, 0] }
     }
 
-    fn spawn(kubeconfig: &Path, arguments: &[&str]) -> Child {
+    fn spawn(kubeconfig: Option<&Path>, arguments: &[&str]) -> Child {
         Command::new(portolan_path())
-            .args(["--log-level", "warn", "dns", "--kubeconfig"])
-            .arg(kubeconfig)
+            .args(["--log-level", "warn", "dns"])
+            .args(kubeconfig.map(|file| format!("--kubeconfig={}", file.display())))
             .args(arguments)
             .stdin(Stdio::null())
             .spawn()

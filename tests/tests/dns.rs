@@ -203,6 +203,46 @@ fn what_has_names_changes_with_a_corefile() {
 }
 
 #[test]
+fn a_corefile_says_where_the_api_server_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&directory.path().join("data"), &[]);
+    server.apply(NAMES).expect_success();
+    let of_client = fs::read_to_string(server.kubeconfig()).unwrap();
+    let value = |key: &str| {
+        let line = of_client.lines().find_map(|line| line.trim().strip_prefix(key));
+        line.and_then(|rest| rest.strip_prefix(": ")).unwrap().to_owned()
+    };
+    let keys = ["client-certificate-data", "client-key-data", "certificate-authority-data"];
+    let files = keys.map(|key| {
+        let (encoded, file) = (directory.path().join("encoded"), directory.path().join(key));
+        fs::write(&encoded, value(key)).unwrap();
+        let mut decode = std::process::Command::new("base64");
+        decode.arg("-d").arg(encoded);
+        fs::write(&file, e2e::run(decode, LIMIT).ok().unwrap()).unwrap();
+        file.display().to_string()
+    });
+    let by_address = format!("endpoint {}\ntls {}", value("server"), files.join(" "));
+    // The current one leads nowhere.
+    let other = directory.path().join("other");
+    let (used, unused) = (value("current-context"), "current-context: none");
+    fs::write(&other, of_client.replace(&format!("current-context: {used}"), unused)).unwrap();
+    let by_context = format!("kubeconfig {} {used}", other.display());
+    for lines in [by_address, by_context] {
+        let dns = NameServer::start_by(None, &directory.path().join("Corefile"), |port, ready| {
+            format!(
+                ".:{port} {{\n bind 127.0.0.1\n ready 127.0.0.1:{ready}\n kubernetes cluster.local {{\n{lines}\n }}\n}}\n"
+            )
+        });
+        dns.wait_until_ready();
+        assert_eq!(
+            short(&dns, &["7up.default.svc.cluster.local"]).unwrap(),
+            "10.96.0.77",
+            "{lines}"
+        );
+    }
+}
+
+#[test]
 fn a_corefile_is_read_again_when_it_changes() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(&directory.path().join("data"), &[]);

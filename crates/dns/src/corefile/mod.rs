@@ -15,7 +15,7 @@ use crate::cache::Limits;
 use crate::forward::{Address, Policy, TlsOptions};
 use crate::rewrite::Rewrite;
 use crate::wire::Name;
-pub use kubernetes::Kubernetes;
+pub use kubernetes::{ApiServer, ClientFiles, Kubernetes};
 use lines::Directive;
 pub use lines::Refusal;
 use plugins::Reader;

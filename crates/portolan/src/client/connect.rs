@@ -1,9 +1,12 @@
 //! Where the API server is and who we are to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
+    NamedContext,
+};
 
 use super::{Backoff, Client, Error};
 
@@ -22,19 +25,89 @@ pub(crate) async fn connect_to(
 ) -> Result<Client, Error> {
     let mut config = match kubeconfig {
         None if let Some(server) = server => kube::Config::new(server.clone()),
-        Some(path) => {
-            let failed = |source| Error::Kubeconfig { path: path.to_owned(), source };
-            let file = Kubeconfig::read_from(path).map_err(failed)?;
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(failed)?
-        }
+        Some(path) => of_file(path, None).await?,
         None => kube::Config::infer().await.map_err(Error::NoConfig)?,
     };
     if let Some(server) = server {
         config.cluster_url = server.clone();
     }
     Client::try_from(config).map_err(Error::Connect)
+}
+
+/// How to reach an API server, if not as [`connect`] does without a kubeconfig.
+#[derive(Debug, Clone)]
+pub(crate) enum Access {
+    /// By a kubeconfig.
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Which of its contexts; `None` for the current one.
+        context: Option<String>,
+    },
+    /// By its address.
+    Server {
+        /// The address.
+        url: String,
+        /// Certificate and key of who asks, and the authorities that sign the server's, in PEM.
+        tls: Option<[PathBuf; 3]>,
+    },
+}
+
+/// As [`connect`], as is said.
+pub(crate) async fn connect_by(access: Option<&Access>) -> Result<Client, Error> {
+    let config = match access {
+        None => return connect(None).await,
+        Some(Access::Kubeconfig { file, context }) => of_file(file, context.clone()).await?,
+        Some(Access::Server { url, tls }) => {
+            let failed = |source| Error::Server { url: url.clone(), source };
+            let file = kubeconfig_of(url, tls.as_ref());
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?
+        }
+    };
+    Client::try_from(config).map_err(Error::Connect)
+}
+
+async fn of_file(path: &Path, context: Option<String>) -> Result<kube::Config, Error> {
+    let failed = |source| Error::Kubeconfig { path: path.to_owned(), source };
+    let file = Kubeconfig::read_from(path).map_err(failed)?;
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(failed)
+}
+
+/// What a kubeconfig would be that says so.
+fn kubeconfig_of(url: &str, tls: Option<&[PathBuf; 3]>) -> Kubeconfig {
+    const NAME: &str = "only";
+    let path = |at: usize| tls.map(|files| files[at].display().to_string());
+    let cluster = Cluster {
+        server: Some(url.to_owned()),
+        certificate_authority: path(2),
+        ..Cluster::default()
+    };
+    let auth_info =
+        AuthInfo { client_certificate: path(0), client_key: path(1), ..AuthInfo::default() };
+    let context =
+        Context { cluster: NAME.to_owned(), user: Some(NAME.to_owned()), ..Context::default() };
+    let name = || NAME.to_owned();
+    Kubeconfig {
+        clusters: vec![NamedCluster {
+            name: name(),
+            cluster: Some(cluster),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name(),
+            auth_info: Some(auth_info),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext {
+            name: name(),
+            context: Some(context),
+            ..NamedContext::default()
+        }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    }
 }
 
 /// Waits for the API server to answer, soon at first: both may just have been started.

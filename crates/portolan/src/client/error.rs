@@ -15,6 +15,14 @@ pub(crate) enum Error {
         /// What is wrong with it.
         source: kube::config::KubeconfigError,
     },
+    /// An API server that was named can't be asked as is said.
+    #[error("api server {url}: {source}")]
+    Server {
+        /// Where it is.
+        url: String,
+        /// What is wrong with what was said.
+        source: kube::config::KubeconfigError,
+    },
     /// There is no configuration to find.
     #[error("found neither a kubeconfig nor a service account (pass --kubeconfig): {0}")]
     NoConfig(#[source] kube::config::InferConfigError),

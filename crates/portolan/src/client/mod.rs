@@ -13,7 +13,7 @@ mod watch;
 mod write;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use connect::{connect, connect_to, wait_for};
+pub(crate) use connect::{Access, connect, connect_by, connect_to, wait_for};
 pub(crate) use error::Error;
 pub(crate) use events::{Recorder, Severity, reference};
 pub(crate) use model_feed::{feed, feed_slices_with_pod_names};

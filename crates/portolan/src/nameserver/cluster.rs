@@ -80,6 +80,13 @@ impl Cluster {
         let _ = self.is_known.clone().wait_for(|is_known| *is_known).await;
     }
 
+    /// Follows it no more, and gives back what it took.
+    pub(super) async fn end(mut self) {
+        self.tasks.shutdown().await;
+        drop(self);
+        kernel::machine::trim_memory();
+    }
+
     /// Waits until it is followed no more, which is a mistake of ours.
     pub(super) async fn ended(&mut self) {
         self.tasks.join_next().await;

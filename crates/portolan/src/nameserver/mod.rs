@@ -7,7 +7,7 @@ mod state;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
@@ -22,7 +22,7 @@ use dns::{Exposure, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Z
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::{self, Client};
+use crate::client::{self, Access, Client};
 use crate::errors::sentence;
 use crate::probes::{Answer, is_without_ipv6, serve};
 use crate::runtime;
@@ -32,8 +32,8 @@ pub(crate) use state::State;
 /// How a name server is to run.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// How to reach the API server.
-    pub(crate) kubeconfig: Option<PathBuf>,
+    /// How to reach the API server; `None` for what every client finds.
+    pub(crate) access: Option<Access>,
     /// What is answered, and how.
     pub(crate) answers: Answers,
     /// Where health is told; `None` for nowhere.
@@ -75,7 +75,7 @@ pub(crate) struct Answers {
 pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Result<()> {
     let shared = Shared::default();
     let _probes = shared.tell(&settings);
-    let client = client::connect(settings.kubeconfig.as_deref()).await?;
+    let client = client::connect_by(settings.access.as_ref()).await?;
     answer(&settings, client, shared, changes).await
 }
 
@@ -230,7 +230,9 @@ async fn answer(
         match shared.begin(other.as_ref().unwrap_or(&cluster), &answers) {
             Ok(next) => {
                 std::mem::replace(&mut answering, next).end().await;
-                cluster = other.unwrap_or(cluster);
+                if let Some(other) = other {
+                    std::mem::replace(&mut cluster, other).end().await;
+                }
             }
             Err(error) => {
                 tracing::error!("what is answered stays as it is: {}", sentence(&error));

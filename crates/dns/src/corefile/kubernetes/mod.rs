@@ -1,9 +1,9 @@
 //! What the lines of `kubernetes` mean: which cluster it is, and what of it has names.
 
+mod api_server;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use model::LabelSelector;
@@ -14,10 +14,11 @@ use super::plugins::{Reader, Reason, duration, name, number, only, text_of};
 use crate::answer::Pods;
 use crate::exposure::Exposure;
 use crate::wire::Name;
+pub use api_server::{ApiServer, ClientFiles};
 
 /// What is accepted, for messages.
-const ACCEPTED: &str = "endpoint_pod_names, fallthrough, ignore, kubeconfig, labels, namespace_labels, namespaces, \
-                        noendpoints, pods, startup_timeout, ttl";
+const ACCEPTED: &str = "endpoint, endpoint_pod_names, fallthrough, ignore, kubeconfig, labels, namespace_labels, \
+                        namespaces, noendpoints, pods, startup_timeout, tls, ttl";
 /// How long CoreDNS has cluster names kept.
 const TTL: u32 = 5;
 /// How long at most.
@@ -36,8 +37,8 @@ pub struct Kubernetes {
     pub ttl: u32,
     /// Addresses that the cluster does not know are asked of others.
     pub reverse_falls_through: bool,
-    /// How to reach the API server.
-    pub kubeconfig: Option<PathBuf>,
+    /// How to reach the API server; `None` for what every client finds.
+    pub api_server: Option<ApiServer>,
     /// How long to wait for the cluster to be known before answering.
     pub startup_timeout: Option<Duration>,
 }
@@ -53,6 +54,10 @@ impl Reader {
         }
         let mut kubernetes = of_zones(zones, directive.arguments())?;
         self.each(directive, |inner| kubernetes.read(inner));
+        match api_server::of(directive.inner()) {
+            Ok(api_server) => kubernetes.api_server = api_server,
+            Err(refusal) => self.refused.push(refusal),
+        }
         self.corefile.kubernetes = Some(kubernetes);
         Ok(())
     }
@@ -76,7 +81,7 @@ fn of_zones(of_block: &[Name], given: &[String]) -> Result<Kubernetes, Reason> {
         ttl: TTL,
         // Where reverse zones are not named they are not the cluster's alone.
         reverse_falls_through: reverse.is_empty(),
-        kubeconfig: None,
+        api_server: None,
         startup_timeout: None,
     })
 }
@@ -106,10 +111,8 @@ impl Kubernetes {
                 }
                 self.reverse_falls_through = true;
             }
-            "kubeconfig" => match arguments {
-                [file] => self.kubeconfig = Some(file.into()),
-                _ => return Err("accepted is one file, whose current context is used".to_owned()),
-            },
+            // They are read together.
+            "kubeconfig" | "endpoint" | "tls" => {}
             "startup_timeout" => self.startup_timeout = Some(duration(only(arguments)?)?),
             "multicluster" => {
                 return Err(format!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Kubernetes;
+use super::{ApiServer, ClientFiles, Kubernetes};
 use crate::corefile::{Corefile, Refusal};
 use crate::exposure::Exposure;
 
@@ -54,6 +54,35 @@ fn what_has_names_is_read() {
 }
 
 #[test]
+fn the_api_server_is_reached_as_is_said() {
+    let of = |block: &str| parse(block).unwrap().api_server;
+    let by_file = |context: Option<&str>| {
+        let context = context.map(str::to_owned);
+        Some(ApiServer::Kubeconfig { file: "/etc/dns.conf".into(), context })
+    };
+    assert_eq!(of(""), None);
+    assert_eq!(of("kubeconfig /etc/dns.conf"), by_file(None));
+    assert_eq!(of("kubeconfig /etc/dns.conf west"), by_file(Some("west")));
+    let by_url = |tls| Some(ApiServer::Endpoint { url: "https://192.0.2.1:6443".to_owned(), tls });
+    assert_eq!(of("endpoint https://192.0.2.1:6443"), by_url(None));
+    let [certificate, key, authorities] = ["/c", "/k", "/a"].map(Into::into);
+    let tls = Some(ClientFiles { certificate, key, authorities });
+    assert_eq!(of("tls /c /k /a\nendpoint https://192.0.2.1:6443"), by_url(tls));
+    for (block, line, accepted) in [
+        ("kubeconfig", 3, "accepted is kubeconfig FILE [CONTEXT]"),
+        ("kubeconfig a\nkubeconfig b", 4, "comes once"),
+        ("endpoint 192.0.2.1", 3, "accepted are such as https://"),
+        ("endpoint http://a http://b", 3, "accepted is one URL"),
+        ("kubeconfig a\nendpoint http://b", 4, "accepted is one of kubeconfig and endpoint"),
+        ("tls a b c", 3, "accepted is tls beside endpoint"),
+        ("endpoint http://a\ntls a", 4, "accepted is tls CERT KEY CACERT"),
+    ] {
+        let said = refused(block, line);
+        assert!(said.contains(accepted), "{block}: {said}");
+    }
+}
+
+#[test]
 fn what_is_no_selector_is_refused_where_it_is() {
     for name in ["labels", "namespace_labels"] {
         let said = refused(&format!("ttl 5\n{name} app in web"), 4);
@@ -93,7 +122,7 @@ fn what_is_refused_says_what_would_be_accepted() {
         ("startup_timeout", 3, "accepted is one value"),
         ("ttl 3601", 3, "accepted are 0 to 3600"),
         ("multicluster clusterset.local", 3, "ServiceImport"),
-        ("transfer to *", 3, "accepted are endpoint_pod_names"),
+        ("transfer to *", 3, "accepted are endpoint, endpoint_pod_names"),
     ] {
         let said = refused(block, line);
         assert!(said.contains(accepted), "{block}: {said}");

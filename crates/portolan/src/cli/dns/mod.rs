@@ -1,27 +1,27 @@
 //! `portolan dns`.
 
 mod exposed;
+mod file;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dns::answer::Pods;
 use dns::cache::Limits;
-use dns::corefile::{Corefile, HostsOf, To};
 use dns::forward::{Address, BadAddress, CONCURRENT, NameServer, PeerName, Policy, TlsOptions};
-use dns::hosts::Hosts;
 use dns::resolv_conf::search_domains;
 use dns::wire::Name;
 use dns::{Forward, Zone};
 
 use super::place::Place;
-use crate::errors::sentence;
-use crate::nameserver::{self, Answers, Changes, NoChanges, Settings, servers_of};
+use crate::client::Access;
+use crate::nameserver::{self, Answers, NoChanges, Settings, servers_of};
 use crate::proxy::config::GoDuration;
 use crate::runtime;
 use exposed::Exposed;
+use file::{From, Reloading};
 
 /// Where a machine says whom it asks.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -129,12 +129,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let Some(file) = args.conf.clone() else {
         return runtime::run(nameserver::run(of_flags(args)?, NoChanges));
     };
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let corefile = read(&file, &text)?;
     let from = From { readers: args.readers };
-    let changes =
-        Reloading { text: text_with(&text, &corefile), file, every: every(&corefile), from };
+    let (corefile, changes) = Reloading::open(file, from)?;
     let startup_timeout = args.startup_timeout.as_ref().map(duration);
     let settings = from.settings(&corefile, args.kubeconfig, startup_timeout)?;
     runtime::run(nameserver::run(settings, changes))
@@ -185,7 +181,7 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
         ..defaults
     };
     Ok(Settings {
-        kubeconfig: args.kubeconfig,
+        access: args.kubeconfig.map(by_kubeconfig),
         answers: Answers {
             zone,
             exposure: args.exposed.exposure(),
@@ -205,68 +201,8 @@ fn of_flags(args: Args) -> anyhow::Result<Settings> {
     })
 }
 
-/// What a Corefile does not say.
-#[derive(Debug, Clone, Copy)]
-struct From {
-    readers: Option<usize>,
-}
-
-impl From {
-    fn settings(
-        self,
-        corefile: &Corefile,
-        kubeconfig: Option<PathBuf>,
-        startup_timeout: Option<Duration>,
-    ) -> anyhow::Result<Settings> {
-        let kubernetes = corefile.kubernetes.as_ref();
-        let of_file = kubernetes.and_then(|it| it.startup_timeout);
-        Ok(Settings {
-            kubeconfig: kubeconfig.or(kubernetes.and_then(|it| it.kubeconfig.clone())),
-            answers: self.answers(corefile)?,
-            health: corefile.health,
-            ready: corefile.ready,
-            metrics: corefile.prometheus,
-            startup_timeout: startup_timeout.or(of_file).unwrap_or(STARTUP_TIMEOUT),
-            lameduck: corefile.lameduck,
-        })
-    }
-
-    fn answers(self, corefile: &Corefile) -> anyhow::Result<Answers> {
-        let kubernetes = corefile.kubernetes.as_ref();
-        let kubernetes =
-            kubernetes.context("there is no kubernetes in it, and so no names of a cluster")?;
-        let mut zone = Zone::new(&kubernetes.domain)?;
-        zone.ttl = kubernetes.ttl;
-        zone.pods = kubernetes.pods;
-        zone.reverse_falls_through = kubernetes.reverse_falls_through;
-        if corefile.autopath {
-            zone.search = Some(domains_of(Path::new(RESOLV_CONF), &zone)?);
-        }
-        let any = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let bind: &[IpAddr] = if corefile.bind.is_empty() { &any } else { &corefile.bind };
-        let listen: Vec<_> = bind.iter().map(|ip| SocketAddr::new(*ip, corefile.port)).collect();
-        let mut forwards = Vec::new();
-        for to in &corefile.forwards {
-            let mut servers = Vec::new();
-            for to in &to.to {
-                match to {
-                    To::Server(address) => servers.push(*address),
-                    To::File(path) => servers.extend(clear(servers_of(path, &listen)?)),
-                }
-            }
-            forwards.push(Forward {
-                domain: to.domain.clone(),
-                servers: NameServer::all(&servers, &to.tls)?,
-                policy: to.policy,
-                max_concurrent: to.max_concurrent,
-            });
-        }
-        let (cache, readers) = (corefile.cache.clone(), self.readers);
-        let (hosts, log) = (corefile.hosts.as_ref().map(hosts).transpose()?, corefile.log.into());
-        let rewrites = corefile.rewrites.clone();
-        let exposure = kubernetes.exposure.clone();
-        Ok(Answers { zone, exposure, listen, forwards, cache, readers, hosts, rewrites, log })
-    }
+fn by_kubeconfig(file: PathBuf) -> Access {
+    Access::Kubeconfig { file, context: None }
 }
 
 /// The domains of a resolv.conf(5) that are not the cluster's: those that pods have behind the cluster's.
@@ -275,81 +211,6 @@ fn domains_of(path: &Path, zone: &Zone) -> anyhow::Result<Vec<Name>> {
     let mut domains = search_domains(&text);
     domains.retain(|domain| !zone.holds(domain));
     Ok(domains)
-}
-
-/// The names of a Corefile, and of a file that it names.
-fn hosts(of: &HostsOf) -> anyhow::Result<Hosts> {
-    let mut hosts = Hosts::default();
-    hosts.ttl = of.ttl;
-    hosts.falls_through.clone_from(&of.falls_through);
-    if let Some(file) = &of.file {
-        let text = std::fs::read_to_string(file);
-        hosts.add(&text.with_context(|| format!("read {}", file.display()))?);
-    }
-    hosts.add(&of.lines);
-    Ok(hosts)
-}
-
-/// Reads a Corefile; what is not accepted is told, each line.
-fn read(file: &Path, text: &str) -> anyhow::Result<Corefile> {
-    Corefile::parse(text, |name| std::env::var(name).ok()).map_err(|refusals| {
-        let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("{} is not accepted:\n  {}", file.display(), lines.join("\n  "))
-    })
-}
-
-/// How often to look at files: a file of hosts as often as CoreDNS does.
-fn every(corefile: &Corefile) -> Option<Duration> {
-    let of_hosts = corefile.hosts.as_ref().and_then(|hosts| hosts.file.as_ref());
-    let of_hosts = of_hosts.map(|_| Duration::from_secs(5));
-    corefile.reload.into_iter().chain(of_hosts).filter(|every| !every.is_zero()).min()
-}
-
-/// What a Corefile says, with what the files say that it names.
-fn text_with(text: &str, corefile: &Corefile) -> String {
-    let of_hosts = corefile.hosts.iter().filter_map(|hosts| hosts.file.as_deref());
-    let of_tls = corefile.forwards.iter().flat_map(|forward| forward.tls.files());
-    let more = of_hosts.chain(of_tls).filter_map(|file| std::fs::read_to_string(file).ok());
-    std::iter::once(text.to_owned()).chain(more).collect::<Vec<_>>().join("\n")
-}
-
-/// A Corefile that is looked at again and again, if it says so.
-struct Reloading {
-    file: PathBuf,
-    /// What it said last, with what it names.
-    text: String,
-    every: Option<Duration>,
-    from: From,
-}
-
-impl Changes for Reloading {
-    async fn next(&mut self) -> Answers {
-        loop {
-            match self.every {
-                Some(every) => tokio::time::sleep(every).await,
-                None => std::future::pending().await,
-            }
-            // It may be being replaced.
-            let Ok(text) = std::fs::read_to_string(&self.file) else { continue };
-            let corefile = read(&self.file, &text);
-            let text = corefile.as_ref().map_or(text.clone(), |it| text_with(&text, it));
-            if text == self.text {
-                continue;
-            }
-            self.text = text;
-            let answers = corefile.and_then(|it| Ok((every(&it), self.from.answers(&it)?)));
-            match answers {
-                Ok((every, answers)) => {
-                    tracing::info!("{} has changed", self.file.display());
-                    self.every = every.or(self.every);
-                    return answers;
-                }
-                Err(error) => {
-                    tracing::error!("what is answered stays as it is: {}", sentence(&error));
-                }
-            }
-        }
-    }
 }
 
 fn duration(given: &GoDuration) -> Duration {
