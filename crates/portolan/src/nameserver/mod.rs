@@ -1,16 +1,14 @@
 //! `portolan dns`: cluster DNS by itself, in the place of CoreDNS.
 
+mod answering;
 mod cluster;
 mod metrics;
 pub(crate) mod pods;
 mod state;
 
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,14 +16,14 @@ use dns::cache::Limits;
 use dns::hosts::Hosts;
 use dns::resolv_conf::name_servers;
 use dns::rewrite::Rewrite;
-use dns::{Exposure, Forward, QueryLog, Resolver, Responder, Server, Upstreams, Zone};
-use tokio::sync::watch;
+use dns::{Exposure, Forward, Zone};
 use tokio::task::JoinSet;
 
 use crate::client::{self, Access, Client};
 use crate::errors::sentence;
-use crate::probes::{Answer, is_without_ipv6, serve};
+use crate::probes::{Answer, serve};
 use crate::runtime;
+use answering::Answering;
 use cluster::Cluster;
 pub(crate) use state::State;
 
@@ -73,90 +71,24 @@ pub(crate) struct Answers {
 
 /// Answers until the process is asked to end. `changes` has what is answered from now on, as it changes.
 pub(crate) async fn run(settings: Settings, changes: impl Changes) -> anyhow::Result<()> {
-    let shared = Shared::default();
-    let _probes = shared.tell(&settings);
+    let state = State::default();
+    let _probes = tell(&state, &settings);
     let client = client::connect_by(settings.access.as_ref()).await?;
-    answer(&settings, client, shared, changes).await
+    answer(&settings, client, state, changes).await
 }
 
-/// What stays while what is answered changes.
-#[derive(Default)]
-struct Shared {
-    state: State,
-}
-
-impl Shared {
-    /// Serves health, readiness and metrics, until the answer is dropped.
-    fn tell(&self, settings: &Settings) -> JoinSet<()> {
-        let mut probes = JoinSet::new();
-        let mut tell = |at: Option<SocketAddr>, answer: fn(&State, &str) -> Answer| {
-            let (Some(address), state) = (at, self.state.clone()) else { return };
-            let answer = move |path: &str| answer(&state, path);
-            probes.spawn(async move { drop(serve(address, false, answer).await) });
-        };
-        tell(settings.health, State::health);
-        tell(settings.ready, State::ready);
-        tell(settings.metrics, State::metrics);
-        probes
-    }
-
-    /// Begins to answer; whoever answered at the same addresses until now may go on for a while.
-    fn begin(&self, cluster: &Cluster, answers: &Answers) -> anyhow::Result<Answering> {
-        let mut zone = answers.zone.clone();
-        zone.epoch = u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
-        zone.addresses = own_addresses(&answers.listen)?;
-        let upstreams = Upstreams::new(answers.forwards.clone());
-        let resolver = Arc::new(Resolver::new(upstreams, answers.cache.clone()));
-        let domain = zone.to_string();
-        let responder = Responder::new(cluster.directory().clone(), zone, resolver.clone());
-        let responder = Arc::new(
-            responder
-                .with_hosts(answers.hosts.clone())
-                .rewriting(answers.rewrites.clone())
-                .logging(QueryLog::one_of(answers.log)),
-        );
-        let all = || thread::available_parallelism().map_or(1, NonZero::get);
-        let readers = answers.readers.unwrap_or_else(all);
-        let mut bound = Vec::new();
-        for address in &answers.listen {
-            match Server::bind(*address, readers) {
-                Err(error) if answers.listen.len() > 1 && is_without_ipv6(*address, &error) => {
-                    tracing::info!("this machine has no IPv6: {address} is left out");
-                }
-                server => {
-                    bound.push(server.with_context(|| format!("listen for DNS on {address}"))?);
-                }
-            }
-        }
-        tracing::info!(listen = ?answers.listen, "names below {domain} are answered");
-        for asked in resolver.upstreams().asked() {
-            let how = if asked.is_tls { " by TLS" } else { "" };
-            tracing::info!("names of others are asked of {}{how}", asked.server);
-        }
-        let ending = watch::Sender::new(false);
-        let mut servers = JoinSet::new();
-        for server in bound {
-            let (tallies, ending) = (self.state.tallies(), ending.subscribe());
-            servers.spawn(server.run(responder.clone(), tallies, ending));
-        }
-        self.state.answer_from(cluster.directory().clone());
-        self.state.begin(domain, resolver);
-        Ok(Answering { servers, ending })
-    }
-}
-
-/// Servers that answer.
-struct Answering {
-    servers: JoinSet<()>,
-    ending: watch::Sender<bool>,
-}
-
-impl Answering {
-    /// Takes no more questions, and waits until those that have come are answered.
-    async fn end(mut self) {
-        self.ending.send_replace(true);
-        while self.servers.join_next().await.is_some() {}
-    }
+/// Serves health, readiness and metrics, until the answer is dropped.
+fn tell(state: &State, settings: &Settings) -> JoinSet<()> {
+    let mut probes = JoinSet::new();
+    let mut tell = |at: Option<SocketAddr>, answer: fn(&State, &str) -> Answer| {
+        let (Some(address), state) = (at, state.clone()) else { return };
+        let answer = move |path: &str| answer(&state, path);
+        probes.spawn(async move { drop(serve(address, false, answer).await) });
+    };
+    tell(settings.health, State::health);
+    tell(settings.ready, State::ready);
+    tell(settings.metrics, State::metrics);
+    probes
 }
 
 /// The servers that a resolv.conf names, but for our own.
@@ -184,11 +116,11 @@ impl Changes for NoChanges {
 async fn answer(
     settings: &Settings,
     client: Client,
-    shared: Shared,
+    state: State,
     mut changes: impl Changes,
 ) -> anyhow::Result<()> {
     let mut cluster = Cluster::follow(&client, &settings.answers);
-    shared.state.answer_from(cluster.directory().clone());
+    state.answer_from(cluster.directory().clone());
     // One for all: a signal that comes while nobody listens is lost.
     let mut end = pin!(runtime::asked_to_end());
     // Another server at this address may know it: whoever asks should not have to ask again.
@@ -197,7 +129,7 @@ async fn answer(
         () = cluster.known() => {}
         () = tokio::time::sleep(settings.startup_timeout) => {}
     }
-    let mut answering = shared.begin(&cluster, &settings.answers)?;
+    let mut answering = Answering::begin(&state, &cluster, &settings.answers)?;
     // What is answered as soon as enough is known for it.
     let mut prepared: Option<(Cluster, Answers)> = None;
     loop {
@@ -227,7 +159,7 @@ async fn answer(
                 None => continue,
             },
         };
-        match shared.begin(other.as_ref().unwrap_or(&cluster), &answers) {
+        match Answering::begin(&state, other.as_ref().unwrap_or(&cluster), &answers) {
             Ok(next) => {
                 std::mem::replace(&mut answering, next).end().await;
                 if let Some(other) = other {
@@ -239,24 +171,9 @@ async fn answer(
             }
         }
     }
-    shared.state.end();
+    state.end();
     // Others are told of it meanwhile, and whoever asks is answered.
     tokio::time::sleep(settings.lameduck).await;
     answering.end().await;
     Ok(())
-}
-
-/// Addresses that this server is reached at, for the name of name servers: where it listens, or those of its links.
-fn own_addresses(listen: &[SocketAddr]) -> anyhow::Result<Vec<std::net::IpAddr>> {
-    let given = listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
-    let given: Vec<_> = given.collect();
-    if !given.is_empty() {
-        return Ok(given);
-    }
-    let is_usable = |ip: &std::net::IpAddr| {
-        let is_link_local = matches!(ip, std::net::IpAddr::V6(ip) if ip.is_unicast_link_local());
-        !ip.is_loopback() && !is_link_local
-    };
-    let addresses = kernel::route::Rtnetlink::open()?.addresses()?;
-    Ok(addresses.iter().map(|address| address.net.addr()).filter(is_usable).collect())
 }
