@@ -3,6 +3,7 @@
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::eventually;
@@ -20,12 +21,21 @@ pub struct NameServer {
 }
 
 /// A port of loopback that nobody has, for datagrams and for streams.
+///
+/// It is none of those that the kernel gives to clients (ip(7), `ip_local_port_range`): one that asks before the server is
+/// there may get the server's port, and reads its own question as the answer.
 pub fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = socket.local_addr().expect("a bound socket has an address");
-        if TcpListener::bind(address).is_ok() {
-            return address.port();
+        // Processes begin at different ones.
+        let number =
+            std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + (number % COUNT) as u16;
+        let address = ("127.0.0.1", port);
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return port;
         }
     }
 }
