@@ -29,6 +29,11 @@ pub trait Backend: Send {
     /// Name, as users choose it.
     fn name(&self) -> &'static str;
 
+    /// Whether it looks at the sockets of this node, not at what they send.
+    fn asks_sockets(&self) -> bool {
+        false
+    }
+
     /// Reads what the kernel holds and makes it equal to the groups of `whole`, whatever stood
     /// there before. What is equal already is not touched. `whole.node` must be given.
     ///

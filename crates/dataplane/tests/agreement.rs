@@ -171,6 +171,7 @@ fn expected(plan: &NodePlan, packet: &Packet) -> Outcome {
         destination: packet.destination,
         port: packet.port,
         interface: (!packet.source_is_local).then(|| "eth0".to_owned()),
+        asks_sockets: false,
     };
     let is_local = |ip: IpAddr| ip.to_string() == NODE;
     match trace::trace(plan, &traced, is_local).fate {

@@ -137,4 +137,13 @@ impl NodeFacts {
         self.node_port_ranges(Family::of(address))
             .is_none_or(|ranges| ranges.iter().any(|range| range.contains(&address)))
     }
+
+    /// The same for the node's own programs where their sockets are looked at and not what they send: loopback too, unless it
+    /// is said which addresses it is.
+    pub fn accepts_node_ports_of_sockets(&self, address: IpAddr) -> bool {
+        match address.is_loopback() {
+            true => self.node_port_ranges(Family::of(address)).is_none(),
+            false => self.accepts_node_ports(address),
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub struct Packet {
     pub port: Option<(Protocol, NonZeroU16)>,
     /// The interface it arrives on, `None` if it is made on this node.
     pub interface: Option<String>,
+    /// The data plane looks at sockets, not at what they send, if they are of this node.
+    pub asks_sockets: bool,
 }
 
 /// What becomes of the packet, and by what it was decided.
@@ -76,9 +78,11 @@ pub fn trace(plan: &NodePlan, packet: &Packet, is_local: impl Fn(IpAddr) -> bool
         let exact = key(FrontendAddress::Ip(packet.destination));
         let any = key(FrontendAddress::AnyOfNode(Family::of(packet.destination)));
         plan.frontend(&exact).or_else(|| {
-            (destination_is_local && plan.node.accepts_node_ports(packet.destination))
-                .then(|| plan.frontend(&any))
-                .flatten()
+            let accepts = match packet.asks_sockets && origin == Origin::Node {
+                true => plan.node.accepts_node_ports_of_sockets(packet.destination),
+                false => plan.node.accepts_node_ports(packet.destination),
+            };
+            (destination_is_local && accepts).then(|| plan.frontend(&any)).flatten()
         })
     });
     let Some((group, frontend)) = met else {

@@ -110,6 +110,7 @@ fn fate(plan: &NodePlan, source: &str, destination: &str, port: u16) -> String {
         destination: destination.parse().unwrap(),
         port: Some((Protocol::Tcp, NonZeroU16::new(port).unwrap())),
         interface: (!is_local(source)).then(|| "eth0".to_owned()),
+        asks_sockets: false,
     };
     match trace(plan, &packet, is_local).fate {
         Fate::Forward { backends, masquerade } => {
@@ -264,6 +265,7 @@ fn virtual_addresses_have_no_other_ports() {
         destination: VIP.parse().unwrap(),
         port: None,
         interface: Some("eth0".into()),
+        asks_sockets: false,
     };
     assert_eq!(
         trace(&plan, &ping, |_| false).fate,
@@ -334,6 +336,7 @@ fn a_refusal_says_why() {
         destination: VIP.parse().unwrap(),
         port: Some((Protocol::Tcp, NonZeroU16::new(80).unwrap())),
         interface: Some("eth0".into()),
+        asks_sockets: false,
     };
     let fate = trace(&plan, &packet, |_| false).fate;
     assert_eq!(fate, Fate::Reject(Cause::Refusal(Refusal::NoEndpoints)));

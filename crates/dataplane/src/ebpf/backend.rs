@@ -382,6 +382,10 @@ impl Backend for Ebpf {
         "ebpf"
     }
 
+    fn asks_sockets(&self) -> bool {
+        true
+    }
+
     fn restore(&mut self, whole: &Delta<'_>) -> Result<usize> {
         check(whole)?;
         let of_companion = self.companion.restore(whole)?;

@@ -61,13 +61,9 @@ impl Host {
         filters: &mut Filters,
     ) -> Result<Self> {
         let addresses = rtnetlink.addresses()?;
-        let accepts = |ip: IpAddr| {
-            // Sockets of the node reach a node port by loopback where it is not said which addresses have it.
-            let on_all = || plan.node.node_port_ranges(Family::of(ip)).is_none();
-            match ip.is_loopback() {
-                true => on_all().then_some(Accepts::Node),
-                false => plan.node.accepts_node_ports(ip).then_some(Accepts::All),
-            }
+        let accepts = |ip: IpAddr| match plan.node.accepts_node_ports(ip) {
+            true => Some(Accepts::All),
+            false => plan.node.accepts_node_ports_of_sockets(ip).then_some(Accepts::Node),
         };
         let mut host = Self {
             own: plan.node.addresses.clone(),

@@ -11,7 +11,7 @@ use dataplane::nftables::Nftables;
 
 use super::planning::Planning;
 use crate::control::Agent;
-use crate::explain::{Dump, explain};
+use crate::explain::{Dump, Proxy, explain};
 use crate::proxy::plan_for;
 use crate::runtime;
 
@@ -86,14 +86,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         None if is_live => Agent::of_node(node, args.kubeconfig.as_deref()),
         None => None,
     };
-    let settings = |node: &str| {
+    let proxy = |node: &str| {
         let status = agent_of(node).and_then(|agent| agent.status(false).ok());
         match status {
-            Some(status) => status.settings.settings(node),
-            None => args.planning.settings(node),
+            Some(status) => Proxy {
+                settings: status.settings.settings(node),
+                asks_sockets: status.asks_sockets,
+            },
+            None => Proxy { settings: args.planning.settings(node), asks_sockets: false },
         }
     };
-    let mut explanation = explain(&dump, &settings, &args.from, &args.to, args.via.as_deref())
+    let mut explanation = explain(&dump, &proxy, &args.from, &args.to, args.via.as_deref())
         .map_err(anyhow::Error::msg)?;
     let agent = explanation.node().and_then(agent_of);
     if let Some(question) = explanation.question() {
@@ -107,7 +110,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let differences = match &agent {
             Some(agent) => agent.verify()?,
             None => {
-                let plan = plan_for(&dump.world(), settings(node));
+                let plan = plan_for(&dump.world(), args.planning.settings(node));
                 let whole = dataplane::sync::whole(&plan, &BTreeMap::new());
                 Nftables::open()?.verify(&whole).context("compare with the kernel")?
             }

@@ -108,6 +108,9 @@ pub(crate) struct StatusAnswer {
     pub(crate) pid: u32,
     pub(crate) node: String,
     pub(crate) data_plane: String,
+    /// Whether that looks at sockets.
+    #[serde(default)]
+    pub(crate) asks_sockets: bool,
     pub(crate) settings: PlanSettings,
     /// Transactions that succeeded; 0 if nothing is programmed yet.
     pub(crate) generation: u64,
@@ -203,7 +206,7 @@ impl Question {
         })
     }
 
-    fn packet(&self) -> Option<Packet> {
+    fn packet(&self, asks_sockets: bool) -> Option<Packet> {
         let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
         let protocol = known.into_iter().find(|known| known.to_string() == self.protocol)?;
         Some(Packet {
@@ -211,6 +214,7 @@ impl Question {
             destination: self.destination,
             port: Some((protocol, self.port)),
             interface: self.interface.clone(),
+            asks_sockets,
         })
     }
 }

@@ -122,11 +122,11 @@ async fn answer(request: Request, updates: &Updates, asked: Asked) -> Result<Val
     let look = move |plan: &NodePlan, backend: &mut dyn Backend, status: &Status| {
         let answer = match request {
             Request::Status { .. } => {
-                let mut answer = status_answer(plan, backend.name(), status);
+                let mut answer = status_answer(plan, backend, status);
                 answer.connections = tally.map(|tally| connections::by_service(plan, &tally));
                 json(&answer)
             }
-            Request::Trace(question) => json(&trace_answer(plan, status, &question)?),
+            Request::Trace(question) => json(&trace_answer(plan, backend, status, &question)?),
             Request::Verify => {
                 let whole = dataplane::sync::whole(plan, &status.quarantined);
                 let differences = backend.verify(&whole).map_err(|error| error.to_string())?;
@@ -148,7 +148,7 @@ fn json(answer: &impl Serialize) -> Value {
     serde_json::to_value(answer).expect("answers are plain data")
 }
 
-fn status_answer(plan: &NodePlan, data_plane: &str, status: &Status) -> StatusAnswer {
+fn status_answer(plan: &NodePlan, backend: &dyn Backend, status: &Status) -> StatusAnswer {
     let ids = |ids: &std::collections::BTreeSet<plan::GroupId>| {
         ids.iter().map(ToString::to_string).collect()
     };
@@ -156,7 +156,8 @@ fn status_answer(plan: &NodePlan, data_plane: &str, status: &Status) -> StatusAn
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         node: plan.node.settings.node_name.to_string(),
-        data_plane: data_plane.to_owned(),
+        data_plane: backend.name().to_owned(),
+        asks_sockets: backend.asks_sockets(),
         settings: PlanSettings::of(&plan.node.settings),
         generation: status.generation,
         programmed_seconds_ago: status.programmed_at.map(seconds),
@@ -178,10 +179,11 @@ fn status_answer(plan: &NodePlan, data_plane: &str, status: &Status) -> StatusAn
 
 fn trace_answer(
     plan: &NodePlan,
+    backend: &dyn Backend,
     status: &Status,
     question: &Question,
 ) -> Result<TraceAnswer, String> {
-    let packet = question.packet().ok_or("there is no such protocol")?;
+    let packet = question.packet(backend.asks_sockets()).ok_or("there is no such protocol")?;
     let is_local = |ip: IpAddr| ip.is_loopback() || plan.node.addresses.contains(&ip);
     let traced = trace(plan, &packet, is_local);
     let quarantined =

@@ -173,6 +173,11 @@ fn at_node(
         service.ports.iter().any(|own| own.node_port == Some(port) && own.protocol == protocol)
     });
     match owner {
+        Some((name, _)) if address.is_loopback() => Reason {
+            code: "AddressTakesNoNodePorts",
+            text: format!("{port} is a node port of Service {name}, but {address} takes no node ports"),
+            advice: "use the node's primary address; loopback takes node ports of the node's own programs with --dataplane ebpf, unless nodePortAddresses names addresses".into(),
+        },
         Some((name, _)) if !plan.node.accepts_node_ports(address) => Reason {
             code: "AddressTakesNoNodePorts",
             text: format!("{port} is a node port of Service {name}, but {address} takes no node ports (nodePortAddresses)"),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use model::object::{Node, Service};
 use model::{Family, ObjectName, Protocol, World};
 use plan::trace::{Cause, Fate, Packet, trace};
-use plan::{FrontendKey, Group, NodePlan, Origin, PortId, Rule};
+use plan::{FrontendKey, Group, NodePlan, NodeSettings, Origin, PortId, Rule};
 use serde::Serialize;
 
 pub(crate) use dump::Dump;
@@ -97,15 +97,24 @@ enum Stage {
     Kernel,
 }
 
-/// How the proxies of the cluster are configured, as far as it changes plans.
-pub(crate) type Settings<'a> = dyn Fn(&str) -> plan::NodeSettings + 'a;
+/// What is known of a node's proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    /// How it is configured, as far as it changes plans.
+    pub(crate) settings: NodeSettings,
+    /// Whether its data plane looks at sockets, not at what they send.
+    pub(crate) asks_sockets: bool,
+}
+
+/// Tells of a node's proxy, by the node's name.
+pub(crate) type Proxies<'a> = dyn Fn(&str) -> Proxy + 'a;
 
 /// Explains a connection from `from` to `to`, as they are written on the command line. `via` names
 /// the node that decides, where it does not follow from the two. Fails only if one can't be
 /// understood.
 pub(crate) fn explain(
     dump: &Dump,
-    settings: &Settings<'_>,
+    proxies: &Proxies<'_>,
     from: &str,
     to: &str,
     via: Option<&str>,
@@ -117,7 +126,7 @@ pub(crate) fn explain(
     let target = Target::find(&world, to, &namespace)?;
     let explaining =
         Explaining { dump, world: &world, source, target, steps: Vec::new(), expected: None };
-    explaining.run(settings, to, via)
+    explaining.run(proxies, to, via)
 }
 
 struct Explaining<'a> {
@@ -132,7 +141,7 @@ struct Explaining<'a> {
 impl<'a> Explaining<'a> {
     fn run(
         mut self,
-        settings: &Settings<'_>,
+        proxies: &Proxies<'_>,
         to: &str,
         via: Option<&str>,
     ) -> Result<Explanation, String> {
@@ -153,7 +162,8 @@ impl<'a> Explaining<'a> {
             return Ok(self.ended(to, None, Verdict::NoSuchName, Some(reason)));
         };
         let node = self.deciding_node(address, via)?;
-        let plan = plan_for(self.world, settings(&node.meta.name));
+        let proxy = proxies(&node.meta.name);
+        let plan = plan_for(self.world, proxy.settings);
         let is_local =
             |ip: IpAddr| ip.is_loopback() || node.addresses.iter().any(|own| own.address == ip);
         let is_on_node = self.source.is_node && self.source.node.as_ref() == Some(&node.meta.name);
@@ -163,6 +173,7 @@ impl<'a> Explaining<'a> {
             port: Some((protocol, port)),
             // Which interface it comes by is only known on the node.
             interface: (!is_on_node).then(|| "?".to_owned()),
+            asks_sockets: proxy.asks_sockets,
         };
         let traced = trace(&plan, &packet, is_local);
         self.expected = Some((packet, FateAnswer::of(&traced)));

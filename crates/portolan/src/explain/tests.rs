@@ -48,6 +48,10 @@ fn cluster() -> Value {
     })
 }
 
+fn proxy(name: &str) -> Proxy {
+    Proxy { settings: settings(name), asks_sockets: false }
+}
+
 fn settings(name: &str) -> NodeSettings {
     NodeSettings {
         node_name: name.into(),
@@ -61,7 +65,7 @@ fn settings(name: &str) -> NodeSettings {
 
 fn explained(cluster: Value, from: &str, to: &str) -> Explanation {
     let dump: Dump = serde_json::from_value(cluster).unwrap();
-    explain(&dump, &settings, from, to, None).unwrap()
+    explain(&dump, &proxy, from, to, None).unwrap()
 }
 
 /// Changes the cluster at JSON pointers.
@@ -378,6 +382,27 @@ fn the_true_cause_of_every_fault_is_named_first() {
 
 /// Two Services want one node port: the first by name has it, and the other one is told of.
 #[test]
+fn loopback_has_node_ports_where_sockets_are_asked() {
+    let dump: Dump = serde_json::from_value(cluster()).unwrap();
+    let on_all = NodePortAddresses::Ranges(Vec::new());
+    let verdict = |from: &str, node_port_addresses: &NodePortAddresses, asks_sockets| {
+        let node_port_addresses = node_port_addresses.clone();
+        let proxy = |name: &str| Proxy {
+            settings: NodeSettings {
+                node_port_addresses: node_port_addresses.clone(),
+                ..settings(name)
+            },
+            asks_sockets,
+        };
+        explain(&dump, &proxy, from, "127.0.0.1:30080", None).unwrap().verdict
+    };
+    assert_eq!(verdict("node/n1", &on_all, true), Verdict::Reaches);
+    assert_eq!(verdict("node/n1", &on_all, false), Verdict::NotTouched);
+    assert_eq!(verdict("node/n1", &NodePortAddresses::Primary, true), Verdict::NotTouched);
+    assert_eq!(verdict("shop/client", &on_all, true), Verdict::NotTouched, "it has its own");
+}
+
+#[test]
 fn a_contested_node_port_names_both() {
     let other = json!({
         "metadata": {"name": "zoo", "namespace": "shop"},
@@ -406,7 +431,7 @@ fn a_service_that_is_programmed_again_is_not_quarantined() {
 #[test]
 fn what_can_not_be_understood_says_what_is_accepted() {
     let dump: Dump = serde_json::from_value(cluster()).unwrap();
-    let error = |from: &str, to: &str| explain(&dump, &settings, from, to, None).unwrap_err();
+    let error = |from: &str, to: &str| explain(&dump, &proxy, from, to, None).unwrap_err();
     assert!(error("shop/nobody", "shop/web").contains("there are client, lonely"));
     assert!(error("node/n9", "shop/web").contains("n1, n2, n3"));
     assert!(error("outside", ":80").contains("NAMESPACE/NAME"));

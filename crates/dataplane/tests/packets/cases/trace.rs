@@ -42,6 +42,7 @@ pub(crate) fn outcome(scene: &Scene, variant: Variant, packet: &PacketRow) -> Ou
         destination: variant.address(&packet.to),
         port: ports(packet.protocol.unwrap_or(variant.protocol), packet.port),
         interface: interface(&packet.from).map(str::to_owned),
+        asks_sockets: false,
     };
     let traced = trace(&scene.plan, &traced, |ip| scene.is_local(ip));
     let met = traced.frontend.as_ref().and_then(|(key, _)| scene.plan.frontend(key));
