@@ -121,7 +121,7 @@ $(RESULTS)/vm-%.jsonl: FORCE
 
 FORCE:
 
-bench: ## Measure all and write docs/performance.md (root, half an hour). PEER=FILE adds a kube-proxy.
+bench: ## Measure all and write docs/performance.md (root, hours; BENCH_FLAGS="--runs 2" an hour). PEER=FILE adds a kube-proxy.
 	@scripts/install-packages $(BUILD_COMMANDS) $(BENCH_COMMANDS)
 	$(CARGO) build --release -p portolan -p bench
 	target/release/bench run $(if $(PEER),--peer $(PEER)) $(BENCH_FLAGS)
