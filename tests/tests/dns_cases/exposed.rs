@@ -4,7 +4,7 @@ use std::path::Path;
 
 use e2e::NameServer;
 
-use super::{At, Case, SOA_V4, found, missing};
+use super::case::{At, Case, SOA_V4, found, missing};
 
 /// What there is besides: endpoints that know their pods, labels, and a namespace that is not selected at first.
 pub(crate) const OBJECTS: &str = "
